@@ -1,0 +1,18 @@
+//! What the kernel program and the controller share, compiled for both.
+//!
+//! A packet's way through this crate: [`packet`] reads the frame, [`flow`] says which flow it is,
+//! [`steer`] finds the flow's service, slot and backend in the tables of [`layout`], and
+//! [`rewrite`] turns the frame towards that backend. The XDP program supplies the kernel's maps as
+//! [`steer::Tables`]; the controller supplies the same memory, mapped; tests supply vectors. The
+//! rules exist once.
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+pub mod flow;
+pub mod hash;
+pub mod layout;
+pub mod packet;
+pub mod reason;
+pub mod rewrite;
+pub mod steer;
+pub mod word;

@@ -1,0 +1,117 @@
+//! A frame as bytes with a checked end: the one primitive through which packets are touched.
+
+#![allow(unsafe_code, reason = "the one place that turns packet bounds into references")]
+
+use core::marker::PhantomData;
+
+use network_types::ip::Ipv4Hdr;
+
+/// A type that may be laid over packet bytes at any offset.
+///
+/// # Safety
+///
+/// Every bit pattern is a valid value, and the alignment is 1.
+pub unsafe trait Wire {}
+
+// SAFETY: bytes.
+unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for Ipv4Hdr {}
+// SAFETY: all fields are arrays of bytes.
+unsafe impl<const N: usize> Wire for TransportWords<N> {}
+// SAFETY: all fields are arrays of bytes.
+unsafe impl Wire for EthernetWords {}
+
+const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
+const _: () = assert!(align_of::<TransportWords<16>>() == 1);
+const _: () = assert!(align_of::<EthernetWords>() == 1);
+
+/// The Ethernet header cut the way the fast path copies it: both addresses in two words.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct EthernetWords {
+    /// Destination address, then the first two bytes of the source address.
+    pub first: [u8; 8],
+    /// The last four bytes of the source address.
+    pub second: [u8; 4],
+    /// The `EtherType`, in network order.
+    pub ether_type: [u8; 2],
+}
+
+/// A TCP or UDP header: both ports in one word, then the other `N` bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct TransportWords<const N: usize> {
+    /// Source port, destination port, each in network order.
+    pub ports: [u8; 4],
+    /// What follows the ports.
+    pub rest: [u8; N],
+}
+
+/// A frame in memory, from the Ethernet header to its last byte.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    start: usize,
+    end: usize,
+    frame: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Packet<'a> {
+    /// A frame held by the host: tests, the model, `explain`.
+    pub fn new(frame: &'a mut [u8]) -> Self {
+        let range = frame.as_mut_ptr_range();
+        Self { start: range.start as usize, end: range.end as usize, frame: PhantomData }
+    }
+
+    /// A frame given by its bounds, as an XDP context gives them.
+    ///
+    /// # Safety
+    ///
+    /// `start..end` is readable and writable memory that nothing else touches during `'a`.
+    #[inline(always)]
+    pub unsafe fn from_bounds(start: usize, end: usize) -> Self {
+        Self { start, end, frame: PhantomData }
+    }
+
+    /// The frame's length in bytes.
+    #[inline(always)]
+    pub fn length(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The header of type `T` at `offset`, if the frame holds all of it.
+    #[inline(always)]
+    pub fn at<T: Wire>(&self, offset: usize) -> Option<&T> {
+        let at = self.start + offset;
+        if at + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: within the frame by the check above; `Wire` allows any bytes at any alignment.
+        Some(unsafe { &*(at as *const T) })
+    }
+
+    /// Like [`at`](Self::at), to write.
+    #[inline(always)]
+    pub fn at_mut<T: Wire>(&mut self, offset: usize) -> Option<&mut T> {
+        let at = self.start + offset;
+        if at + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: as in `at`, and `&mut self` makes this the only reference into the frame.
+        Some(unsafe { &mut *(at as *mut T) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_ends_with_the_frame_is_read_and_one_byte_more_is_not() {
+        let mut frame = [7u8; 34];
+        let packet = Packet::new(&mut frame);
+        assert_eq!(packet.at::<[u8; 20]>(14), Some(&[7; 20]));
+        assert!(packet.at::<[u8; 20]>(15).is_none());
+        assert!(packet.at::<[u8; 1]>(usize::from(u16::MAX)).is_none());
+    }
+}

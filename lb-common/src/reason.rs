@@ -1,0 +1,94 @@
+//! Why a packet was not forwarded. Every such packet is counted under exactly one reason.
+
+/// Why a packet passes to the kernel or is dropped. The number is the index of its counter.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The frame's destination is not this interface's address: flooded, broadcast, multicast.
+    NotForUs = 0,
+    /// Neither IPv4 nor IPv6: ARP, LLDP, VLAN tags.
+    NotIp = 1,
+    /// IPv6, which this version does not steer.
+    Ipv6 = 2,
+    /// The headers contradict the frame or each other; the kernel's own checks answer.
+    Malformed = 3,
+    /// An IPv4 fragment, which this version does not steer.
+    Fragment = 4,
+    /// ICMP, which this version does not steer.
+    Icmp = 5,
+    /// A transport protocol that no service can have, VRRP among them.
+    Protocol = 6,
+    /// No service has this address, port and protocol.
+    NoService = 7,
+    /// The service has no backend, and its `on_empty` says `pass`.
+    NoBackendPass = 8,
+    /// The service has no backend: dropped.
+    NoBackend = 9,
+    /// The backend's next hop is not known at the moment: dropped.
+    NoNextHop = 10,
+    /// A table entry points outside its table; never seen unless a table is corrupt: dropped.
+    BadTable = 11,
+}
+
+/// What happens to a packet that is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It goes on to the kernel, untouched.
+    Pass,
+    /// It is dropped.
+    Drop,
+}
+
+impl Reason {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Self; 12] = [
+        Self::NotForUs,
+        Self::NotIp,
+        Self::Ipv6,
+        Self::Malformed,
+        Self::Fragment,
+        Self::Icmp,
+        Self::Protocol,
+        Self::NoService,
+        Self::NoBackendPass,
+        Self::NoBackend,
+        Self::NoNextHop,
+        Self::BadTable,
+    ];
+
+    /// Whether such a packet passes or is dropped.
+    #[inline(always)]
+    pub const fn refusal(self) -> Refusal {
+        if (self as u32) < Self::NoBackend as u32 { Refusal::Pass } else { Refusal::Drop }
+    }
+
+    /// The reason's name in metrics and `explain`, in snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotForUs => "not_for_us",
+            Self::NotIp => "not_ip",
+            Self::Ipv6 => "ipv6",
+            Self::Malformed => "malformed",
+            Self::Fragment => "fragment",
+            Self::Icmp => "icmp",
+            Self::Protocol => "protocol",
+            Self::NoService => "no_service",
+            Self::NoBackendPass => "no_backend_pass",
+            Self::NoBackend => "no_backend",
+            Self::NoNextHop => "no_next_hop",
+            Self::BadTable => "bad_table",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_lists_every_reason_at_its_counter() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Turning a frame towards its backend, one function a forwarding mode.
+
+use crate::{
+    layout::BackendEntry,
+    packet::{EthernetWords, Packet},
+    reason::Reason,
+};
+
+/// `forward = "l2"`: new Ethernet addresses, everything above untouched (direct server return).
+///
+/// Returns the index of the interface through which the frame leaves.
+#[inline(always)]
+pub fn l2(packet: &mut Packet<'_>, backend: &BackendEntry) -> Result<u32, Reason> {
+    let link = backend.link.load();
+    let interface = (link >> 32) as u32;
+    if interface == 0 {
+        return Err(Reason::NoNextHop);
+    }
+    let Some(ethernet) = packet.at_mut::<EthernetWords>(0) else {
+        return Err(Reason::Malformed);
+    };
+    ethernet.first = backend.first.load().to_le_bytes();
+    ethernet.second = (link as u32).to_le_bytes();
+    Ok(interface)
+}

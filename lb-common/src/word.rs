@@ -1,0 +1,59 @@
+//! Words that the controller writes while the kernel program reads.
+//!
+//! What is read as one decision is written as one aligned word, so a packet sees the old or the
+//! new decision and never half of either.
+
+#![allow(unsafe_code, reason = "the one place that reads memory another world writes")]
+
+/// Makes a word type of the given width: volatile reads in the kernel program, atomics on the host.
+macro_rules! word {
+    ($name:ident, $int:ty, $atomic:ty, $doc:literal) => {
+        #[doc = $doc]
+        #[repr(transparent)]
+        #[derive(Debug, Default)]
+        #[cfg(not(target_arch = "bpf"))]
+        pub struct $name($atomic);
+
+        #[cfg(not(target_arch = "bpf"))]
+        impl $name {
+            /// A word with this value.
+            pub const fn new(value: $int) -> Self {
+                Self(<$atomic>::new(value))
+            }
+
+            /// Reads the word; what was written before it is visible afterwards.
+            pub fn load(&self) -> $int {
+                self.0.load(core::sync::atomic::Ordering::Acquire)
+            }
+
+            /// Writes the word, after everything written before it.
+            pub fn store(&self, value: $int) {
+                self.0.store(value, core::sync::atomic::Ordering::Release);
+            }
+        }
+
+        #[doc = $doc]
+        #[repr(transparent)]
+        #[derive(Debug)]
+        #[cfg(target_arch = "bpf")]
+        pub struct $name(core::cell::UnsafeCell<$int>);
+
+        #[cfg(target_arch = "bpf")]
+        impl $name {
+            /// Reads the word, once: aligned loads of this width are single accesses in eBPF.
+            #[inline(always)]
+            pub fn load(&self) -> $int {
+                // SAFETY: the pointer comes from a reference, so it is valid and aligned; volatile,
+                // because user space writes the word through its own mapping.
+                unsafe { core::ptr::read_volatile(self.0.get()) }
+            }
+        }
+
+        // SAFETY: the kernel program only reads, each time with one volatile access.
+        #[cfg(target_arch = "bpf")]
+        unsafe impl Sync for $name {}
+    };
+}
+
+word!(Word32, u32, core::sync::atomic::AtomicU32, "A shared 32-bit word.");
+word!(Word64, u64, core::sync::atomic::AtomicU64, "A shared 64-bit word.");

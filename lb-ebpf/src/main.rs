@@ -1,0 +1,85 @@
+//! The XDP program: a packet's way from the driver to its backend.
+//!
+//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`])
+//! and the one match from an outcome to an XDP action.
+
+#![no_std]
+#![no_main]
+#![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
+#![allow(unreachable_pub, missing_docs, reason = "what the xdp macro makes of a documented program")]
+
+mod count;
+mod maps;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::bpf_redirect,
+    macros::xdp,
+    programs::XdpContext,
+};
+use lb_common::{
+    flow,
+    packet::Packet,
+    reason::{Reason, Refusal},
+    rewrite, steer,
+};
+
+use crate::maps::KernelTables;
+
+/// Steers a packet: forwarded to its backend, passed to the kernel, or dropped.
+#[xdp]
+pub fn weir(ctx: XdpContext) -> u32 {
+    // SAFETY: the context's bounds are the frame's, and the program is its only user.
+    let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
+    match forward(&ctx, &mut packet) {
+        Ok(action) => action,
+        Err(reason) => {
+            count::refused(reason);
+            match reason.refusal() {
+                Refusal::Pass => XDP_PASS,
+                Refusal::Drop => XDP_DROP,
+            }
+        }
+    }
+}
+
+/// Does nothing but send every packet back: what any forwarding program costs at least. The
+/// benchmarks take it off.
+#[xdp]
+pub fn empty_tx(_ctx: XdpContext) -> u32 {
+    XDP_TX
+}
+
+/// Passes every packet. A veth peer needs some XDP program before it accepts `XDP_TX` frames.
+#[xdp]
+pub fn pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Turns the packet towards its backend: back through the interface it came from, where the driver
+/// sends it at once, or redirected to another.
+#[inline(always)]
+fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
+    let flow = flow::parse(packet, maps::own_mac())?;
+    let way = steer::steer(&KernelTables, &maps::parameters(), &flow)?;
+    let interface = rewrite::l2(packet, way.backend)?;
+    let redirected = interface != ctx.ingress_ifindex() as u32;
+    count::forwarded(way.number, packet.length(), flow.opens, redirected);
+    if redirected {
+        // SAFETY: a helper without pointers.
+        return Ok(unsafe { bpf_redirect(interface, 0) as u32 });
+    }
+    Ok(XDP_TX)
+}
+
+/// The verifier refuses what could still get here.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call some helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,304 @@
+//! The configuration as the rest of the program sees it: parsed, complete, consistent.
+
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// A name that users give: of a service, a backend, a node. Letters, digits, `.`, `_` and `-`,
+/// one to 63 of them, so that it is safe in paths, labels and URLs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+/// Why a text is no [`Name`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a name is 1 to 63 letters, digits, '.', '_' or '-'")]
+pub struct InvalidName;
+
+/// The whole configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[control]`
+    pub control: Control,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[[interface]]`, at least one, names unique.
+    pub interfaces: Vec<Interface>,
+    /// `[[service]]`, names unique, no two with the same address, port and protocol.
+    pub services: Vec<Service>,
+}
+
+/// This machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; the host's name by default.
+    pub name: String,
+    /// Where runtime changes are kept.
+    pub state_dir: PathBuf,
+    /// Where program, maps and links are pinned: a directory on a bpffs.
+    pub bpf_dir: PathBuf,
+}
+
+/// The control socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// Path of the Unix socket.
+    pub socket: PathBuf,
+    /// The group that may use it, if such a group exists.
+    pub group: String,
+}
+
+/// The read-only HTTP endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: std::net::SocketAddr,
+}
+
+/// Sizes of the kernel tables, fixed when the program is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Services, 1 to 65 536.
+    pub services: u32,
+    /// Backends of all services together, 1 to 65 533.
+    pub backends: u32,
+    /// Slots of all rings together, up to 2^28.
+    pub ring_slots: u32,
+    /// Recorded flows.
+    pub flows: u32,
+}
+
+/// An interface that the program is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// How the program is attached.
+    pub mode: AttachMode,
+}
+
+/// How a program is attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachMode {
+    /// In the driver if it can, else generic, with a warning.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the network stack: any driver, slower.
+    Generic,
+}
+
+/// A virtual IP, port and protocol, and the backends behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: Name,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port; 0 means every port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How flows find their backend.
+    pub algorithm: Algorithm,
+    /// How packets reach their backend.
+    pub forward: Forward,
+    /// Slots of the ring.
+    pub ring: u32,
+    /// How long a silent flow is remembered.
+    pub idle_timeout: Duration,
+    /// What happens to packets while no backend is left.
+    pub on_empty: OnEmpty,
+    /// How its backends are checked.
+    pub health: HealthCheck,
+    /// Its backends, names and addresses unique.
+    pub backends: Vec<Backend>,
+}
+
+/// The transport protocols that can be balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// How a flow finds its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Consistent hash of addresses and ports.
+    Maglev,
+    /// Consistent hash of the client's address alone.
+    IpHash,
+}
+
+/// How a packet reaches its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// New Ethernet addresses; the backend is in the same segment (or behind its gateway) and
+    /// answers the client directly.
+    L2,
+}
+
+/// What happens to packets of a service without backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnEmpty {
+    /// They are dropped.
+    Drop,
+    /// They pass to the kernel of the balancer.
+    Pass,
+}
+
+/// A server behind a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its name, unique in the service.
+    pub name: Name,
+    /// Its address, of the service's family.
+    pub address: IpAddr,
+    /// Its share of new flows, 0 to 256; 0 gets none.
+    pub weight: u16,
+}
+
+/// How backends are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What a check does.
+    pub kind: CheckKind,
+    /// The port that is checked: as configured, else the service's. Meaningless for `none` and
+    /// `script`, which get it all the same.
+    pub port: u16,
+    /// Time from the start of one check to the start of the next.
+    pub interval: Duration,
+    /// How long a check may take; not above the interval.
+    pub timeout: Duration,
+    /// Passed checks in a row that bring a failed backend back, at least 1.
+    pub rise: u32,
+    /// Failed checks in a row that take a backend out, at least 1.
+    pub fall: u32,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Nothing: backends count as healthy.
+    None,
+    /// Opens a TCP connection.
+    Tcp,
+    /// Sends an HTTP/1.1 request.
+    Http(HttpCheck),
+    /// The same over TLS. The certificate is not verified: a check asks whether the backend
+    /// serves, by an address no certificate names.
+    Https(HttpCheck),
+    /// Runs a program: exit status 0 is healthy.
+    Script(Vec<String>),
+}
+
+/// An HTTP request and what its answer must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// The method, e.g. `GET`.
+    pub method: String,
+    /// The path with its query, from `/`.
+    pub path: String,
+    /// `Host` header and TLS server name; without it the backend's address.
+    pub host: Option<String>,
+    /// Accepted status codes; never empty.
+    pub expect: Vec<StatusPattern>,
+    /// Text that the body must contain.
+    pub body: Option<String>,
+}
+
+/// Accepted HTTP status codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusPattern {
+    /// One code.
+    Code(u16),
+    /// A hundred codes: `Class(2)` is `2xx`.
+    Class(u16),
+}
+
+// === impl Name ===
+
+impl Name {
+    /// Checks a text and makes it a name.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if it is empty, too long, or has another character.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || text.len() > 63 || !text.chars().all(allowed) {
+            return Err(InvalidName);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text of the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        Self::new(&text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+// === impl StatusPattern ===
+
+impl StatusPattern {
+    /// Whether a status code fits.
+    pub fn matches(self, status: u16) -> bool {
+        match self {
+            Self::Code(code) => status == code,
+            Self::Class(class) => status / 100 == class,
+        }
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// The protocol's number (IANA).
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}

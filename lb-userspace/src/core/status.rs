@@ -1,0 +1,158 @@
+//! What the core says of itself: the answer to `status`, and the source of the metrics.
+//!
+//! The field names are the JSON that users hold on to. Traffic figures come from the kernel's
+//! counters; the core leaves them zero and the daemon fills them in.
+
+use std::{net::IpAddr, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Algorithm, AttachMode, Forward, Name, Protocol};
+
+/// The whole state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's name.
+    pub node: String,
+    /// Weir's version.
+    pub version: String,
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// All services, in the order of their names.
+    pub services: Vec<ServiceStatus>,
+    /// Runtime changes that an edited configuration has overruled or that wait for something.
+    pub notices: Vec<String>,
+    /// What the data plane did with packets.
+    pub packets: PacketStatus,
+}
+
+/// An interface and how the program is attached to it: `mode` is what came of `auto`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: AttachMode,
+}
+
+/// Verdicts and reasons, counted since the tables were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketStatus {
+    /// Sent back through the interface they came from.
+    pub tx: u64,
+    /// Sent through another interface.
+    pub redirect: u64,
+    /// Passed to the kernel, by reason.
+    pub pass: Vec<(String, u64)>,
+    /// Dropped, by reason.
+    pub drop: Vec<(String, u64)>,
+}
+
+/// A service at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Every backend is up.
+    Green,
+    /// Some are not.
+    Yellow,
+    /// None is.
+    Red,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its VIP.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// How flows find backends.
+    pub algorithm: Algorithm,
+    /// How packets reach backends.
+    pub forward: Forward,
+    /// Its state at a glance.
+    pub health: Health,
+    /// Forwarded packets, also of backends since removed.
+    pub packets: u64,
+    /// Forwarded bytes.
+    pub bytes: u64,
+    /// Its backends, in the order of their names.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// What a backend is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Healthy.
+    Up,
+    /// Failing, not yet `fall` times.
+    Suspect,
+    /// Failed, or not yet checked.
+    Down,
+    /// No new flows, old ones stay.
+    Draining,
+    /// Taken out by an operator.
+    Maintenance,
+}
+
+/// One backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its address.
+    pub address: IpAddr,
+    /// The port it is checked on.
+    pub port: u16,
+    /// Its weight.
+    pub weight: u16,
+    /// Its state.
+    pub state: BackendState,
+    /// Since when, in milliseconds since 1970.
+    #[serde(with = "unix_millis")]
+    pub since: SystemTime,
+    /// Why it is in this state.
+    pub reason: String,
+    /// Slots of the ring it owns.
+    pub slots: u32,
+    /// Forwarded packets.
+    pub packets: u64,
+    /// Forwarded bytes.
+    pub bytes: u64,
+    /// Packets that opened a flow.
+    pub new_flows: u64,
+    /// Recorded flows; none while every slot is settled.
+    pub tracked_flows: u64,
+}
+
+/// Times in JSON: milliseconds since 1970.
+pub mod unix_millis {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes a time; one before 1970 becomes 0.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        serializer.serialize_u64(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+
+    /// Reads a time.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
+        Ok(UNIX_EPOCH + Duration::from_millis(u64::deserialize(d)?))
+    }
+}

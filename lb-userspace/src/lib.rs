@@ -1,0 +1,16 @@
+//! Weir's controller: what decides, and the edges that see and act.
+//!
+//! [`core`] owns all state and has neither clock nor I/O. Around it, one folder an edge:
+//! [`config`] reads the file, [`health`] checks backends, [`netlink`] finds the way to them,
+//! [`dataplane`] holds the kernel's program and tables, [`control`] and [`admin`] answer people
+//! and machines, [`daemon`] ties them together, [`cli`] is the command line.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod core;
+pub mod daemon;
+pub mod dataplane;
+pub mod health;
+pub mod netlink;
