@@ -47,6 +47,16 @@ impl ServiceKey {
         Self { head, tail: [0; 3] }
     }
 
+    /// The key of an IPv6 service: its address as bytes, the port in network order as a
+    /// little-endian word.
+    #[inline(always)]
+    pub const fn ipv6(address: [u8; 16], port: u16, protocol: u8) -> Self {
+        let bits = u128::from_le_bytes(address);
+        let head = bits as u32 as u64 | (port as u64) << 32 | (protocol as u64) << 48 | 6 << 56;
+        let tail = [(bits >> 32) as u32, (bits >> 64) as u32, (bits >> 96) as u32];
+        Self { head, tail }
+    }
+
     /// The key with port 0, under which a service for every port is stored.
     #[inline(always)]
     pub const fn any_port(self) -> Self {

@@ -140,10 +140,7 @@ fn matches(entry: &ServiceEntry, key: ServiceKey) -> bool {
 
 #[inline(always)]
 fn read(entry: &ServiceEntry) -> Service {
-    Service {
-        ring: RingSpan::from_word(entry.ring.load()),
-        meta: ServiceMeta(entry.meta.load()),
-    }
+    Service { ring: RingSpan::from_word(entry.ring.load()), meta: ServiceMeta(entry.meta.load()) }
 }
 
 /// The line and the position in it of a slot of the ring map.

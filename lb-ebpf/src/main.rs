@@ -6,7 +6,11 @@
 #![no_std]
 #![no_main]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
-#![allow(unreachable_pub, missing_docs, reason = "what the xdp macro makes of a documented program")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "what the xdp macro makes of a documented program"
+)]
 
 mod count;
 mod maps;

@@ -48,10 +48,7 @@ pub(crate) fn own_mac() -> u64 {
 /// What the controller fixed at load.
 #[inline(always)]
 pub(crate) fn parameters() -> Parameters {
-    Parameters {
-        seed: Seed([SEED_LOW.load(), SEED_HIGH.load()]),
-        place_mask: PLACE_MASK.load(),
-    }
+    Parameters { seed: Seed([SEED_LOW.load(), SEED_HIGH.load()]), place_mask: PLACE_MASK.load() }
 }
 
 /// The kernel's maps as steering reads them.

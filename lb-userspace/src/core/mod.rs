@@ -1,13 +1,290 @@
 //! The controller's mind: all state, no I/O, no clock.
+//!
+//! Inputs come as method calls with the time at which they happened; what is to be done comes out
+//! of [`Core::commit`] as [`Action`]s. So the whole controller runs in tests as a history, in
+//! microseconds. The core's parts: [`changes`] (run-time changes against the configuration),
+//! [`health`] (rise and fall), [`maglev`] (rings), [`places`] and [`allocation`] (who has which
+//! place in the kernel's tables), `apply` (from what is wanted to what runs).
 
+pub mod action;
+pub mod allocation;
+mod apply;
+mod backend;
+pub mod changes;
 pub mod command;
+mod commands;
 pub mod event;
 pub mod explain;
+pub mod health;
 pub mod input;
+pub mod maglev;
+pub mod places;
+mod report;
+pub mod saved;
+mod service;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
-pub use command::*;
-pub use event::*;
-pub use explain::*;
-pub use input::*;
-pub use status::*;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::{layout::BackendEntry, steer::Tables};
+
+pub use self::{
+    action::*, command::*, event::*, explain::*, input::*, report::CheckTarget, status::*,
+};
+use self::{
+    allocation::{Numbers, Spans},
+    backend::Backend,
+    changes::Changes,
+    health::Health as Checks,
+    places::Places,
+    saved::Saved,
+    service::Service,
+};
+use crate::config::{Config, Limits, Name};
+
+/// All state of the controller.
+#[derive(Debug, Clone)]
+pub struct Core {
+    config: Config,
+    changes: Changes,
+    services: BTreeMap<Name, Service>,
+    hops: HashMap<IpAddr, Result<NextHop, String>>,
+    places: Places,
+    service_numbers: Numbers,
+    backend_numbers: Numbers,
+    spans: Spans,
+    /// What operators should know, until the next reload.
+    notices: Vec<String>,
+    /// What has been decided since the last commit, rings excepted.
+    actions: Vec<Action>,
+    /// Events whose rings are not rebuilt yet.
+    pending: Vec<Pending>,
+    /// Whether what [`Core::saved`] returns has changed, and how.
+    unsaved: Unsaved,
+}
+
+/// A backend's change of state, waiting for its ring.
+#[derive(Debug, Clone)]
+struct Pending {
+    id: BackendId,
+    from: BackendState,
+    to: BackendState,
+    reason: String,
+    cause: Option<Cause>,
+}
+
+/// What a crash would lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Unsaved {
+    /// Nothing.
+    Nothing,
+    /// States: written after the tables, which are in a hurry.
+    States,
+    /// Places in the tables or an operator's will: written before anything acts on them.
+    Places,
+}
+
+impl Core {
+    /// The controller of a configuration. `limits` are the sizes of the tables as they are, which
+    /// may differ from those that the configuration wants at the next start. `live` are the
+    /// tables of an earlier run, if `saved` describes such.
+    ///
+    /// # Errors
+    ///
+    /// A sentence if the services do not fit into the tables.
+    pub fn new(
+        config: Config,
+        limits: Limits,
+        saved: Saved,
+        live: Option<&dyn Tables>,
+        now: Now,
+    ) -> Result<Self, String> {
+        let mut core = Self {
+            changes: saved.changes.clone(),
+            services: BTreeMap::new(),
+            hops: HashMap::new(),
+            places: Places::new(places::buckets_for(limits.services)),
+            service_numbers: Numbers::new(limits.services),
+            backend_numbers: Numbers::new(limits.backends),
+            spans: Spans::new(limits.ring_slots),
+            notices: Vec::new(),
+            actions: vec![Action::Targets],
+            pending: Vec::new(),
+            unsaved: Unsaved::Places,
+            config,
+        };
+        core.notices = core.changes.settle(&core.config.services);
+        if let Some(tables) = live {
+            core.adopt(&saved, tables, places::buckets_for(limits.services));
+        }
+        core.apply(now)?;
+        Ok(core)
+    }
+
+    /// A health check has ended.
+    pub fn health(&mut self, report: &HealthReport, now: Now) {
+        let Some(service) = self.services.get_mut(&report.id.service) else { return };
+        let check = &service.spec.health;
+        let Some(backend) = service.backends.get_mut(&report.id.backend) else { return };
+        let (health, began) = backend.health.after(report, check.rise, check.fall);
+        if let Err(failure) = &report.outcome {
+            backend.failure.clone_from(failure);
+        }
+        backend.health = health;
+        let cause = Cause { began, decided: report.finished };
+        self.reassess(&report.id, Some(cause), now);
+    }
+
+    /// The way to an address has changed.
+    pub fn next_hop(&mut self, report: NextHopReport, now: Now) {
+        let NextHopReport { address, outcome } = report;
+        self.hops.insert(address, outcome);
+        let ids: Vec<BackendId> = self
+            .ids()
+            .filter(|id| self.backend(id).is_some_and(|b| b.spec.address == address))
+            .collect();
+        for id in ids {
+            self.follow_hop(&id, now);
+        }
+    }
+
+    /// Reads a new configuration. If it does not fit, nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// A sentence on what does not fit.
+    pub fn reload(&mut self, config: Config, now: Now) -> Result<(), String> {
+        let before = self.clone();
+        self.config = config;
+        self.notices = self.changes.settle(&self.config.services);
+        self.unsaved = Unsaved::Places;
+        if let Err(error) = self.apply(now) {
+            *self = before;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Ends a run of inputs: rebuilds the rings that they touched, once, and returns all that is
+    /// to be done, in order.
+    pub fn commit(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.unsaved == Unsaved::Places {
+            actions.push(Action::Persist);
+        }
+        self.rebuild_rings();
+        actions.append(&mut self.actions);
+        if self.unsaved == Unsaved::States {
+            actions.push(Action::Persist);
+        }
+        self.unsaved = Unsaved::Nothing;
+        actions
+    }
+
+    // === What inputs have in common ===
+
+    /// Rebuilds every stale ring and tells of the changes of state that made it so.
+    fn rebuild_rings(&mut self) {
+        let mut moved = HashMap::new();
+        for (name, service) in self.services.iter_mut().filter(|(_, service)| service.stale) {
+            let slots = service.rebuild();
+            moved.insert(name.clone(), u32::try_from(slots.len()).unwrap_or(u32::MAX));
+            if !slots.is_empty() {
+                self.actions.push(Action::Write(Write::Slots(slots)));
+            }
+        }
+        for Pending { id, from, to, reason, cause } in self.pending.drain(..) {
+            let slots_moved = moved.get(&id.service).copied().unwrap_or(0);
+            let BackendId { service, backend } = id;
+            let kind = EventKind::Backend { service, backend, from, to, reason, slots_moved };
+            self.actions.push(Action::Event(kind, cause));
+        }
+    }
+
+    /// Takes over what is known of the way to a backend: its table entry, then its state.
+    fn follow_hop(&mut self, id: &BackendId, now: Now) {
+        let Some(service) = self.services.get_mut(&id.service) else { return };
+        let Some(backend) = service.backends.get_mut(&id.backend) else { return };
+        let what = match self.hops.get(&backend.spec.address) {
+            None => return,
+            Some(Ok(hop)) => {
+                backend.no_way = None;
+                let words = BackendEntry::words(hop.destination, hop.source, hop.interface);
+                let writes = entry_writes(backend.number, backend.written, words);
+                if writes.is_empty() {
+                    None
+                } else {
+                    backend.written = Some(words);
+                    self.actions.extend(writes.into_iter().map(Action::Write));
+                    Some(describe(hop))
+                }
+            }
+            Some(Err(reason)) => {
+                let news = backend.no_way.as_ref() != Some(reason);
+                backend.no_way = Some(reason.clone());
+                news.then(|| reason.clone())
+            }
+        };
+        if let Some(what) = what {
+            let (service, backend) = (id.service.clone(), id.backend.clone());
+            let kind = EventKind::NextHop { service, backend, what };
+            self.actions.push(Action::Event(kind, None));
+        }
+        self.reassess(id, None, now);
+    }
+
+    /// Draws the conclusion from what is known of a backend.
+    fn reassess(&mut self, id: &BackendId, cause: Option<Cause>, now: Now) {
+        let Some(service) = self.services.get_mut(&id.service) else { return };
+        let Some(backend) = service.backends.get_mut(&id.backend) else { return };
+        let weight = backend.ring_weight();
+        let (state, reason) = backend.assess(&service.spec.health);
+        let from = backend.state;
+        backend.reason.clone_from(&reason);
+        if state == from {
+            return;
+        }
+        backend.state = state;
+        backend.since = now.wall;
+        service.stale |= backend.ring_weight() != weight;
+        self.unsaved = self.unsaved.max(Unsaved::States);
+        self.pending.push(Pending { id: id.clone(), from, to: state, reason, cause });
+    }
+
+    fn backend(&self, id: &BackendId) -> Option<&Backend> {
+        self.services.get(&id.service)?.backends.get(&id.backend)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = BackendId> {
+        self.services.iter().flat_map(|(service, running)| {
+            running
+                .backends
+                .keys()
+                .map(|backend| BackendId { service: service.clone(), backend: backend.clone() })
+        })
+    }
+}
+
+/// The writes that bring a backend's entry to `words`, safe for packets that read it meanwhile.
+fn entry_writes(number: u16, written: Option<[u64; 2]>, words: [u64; 2]) -> Vec<Write> {
+    match written {
+        Some(old) if old == words => Vec::new(),
+        // A new neighbour or gateway on the same interface: one word, so nothing can be half.
+        Some([_, link]) if link == words[1] => vec![Write::BackendFirst(number, words[0])],
+        // Another interface changes both words. Closed, no packet reads the first one.
+        Some(_) => {
+            vec![Write::BackendClosed(number), Write::Grace, Write::Backend(number, words)]
+        }
+        None => vec![Write::Backend(number, words)],
+    }
+}
+
+fn describe(hop: &NextHop) -> String {
+    let [a, b, c, d, e, f] = hop.destination;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} on interface {}", hop.interface)
+}

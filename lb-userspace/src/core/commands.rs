@@ -1,0 +1,149 @@
+//! What operators ask for: checked whole, then done whole.
+
+use std::net::IpAddr;
+
+use super::{
+    BackendChange, BackendId, Command, CommandError, Core, Expect, Now, Unsaved, changes::Changes,
+};
+use crate::config::{Backend as Spec, Name, Service as ServiceSpec};
+
+/// The largest weight.
+const WEIGHT_MAX: u16 = 256;
+
+impl Core {
+    /// Does what an operator asks for, and says in a sentence what was done.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError`]; nothing has changed then.
+    pub fn command(&mut self, command: Command, now: Now) -> Result<String, CommandError> {
+        match command {
+            Command::Put { id, change, expect } => self.put(&id, &change, expect, now),
+            Command::Remove(id) => {
+                self.existing(&id)?;
+                self.edit(&id, None, now)?;
+                Ok(format!("{id} removed"))
+            }
+            Command::Maintenance(id) => self.maintain(&id, true, now),
+            Command::Enable(id) => self.maintain(&id, false, now),
+        }
+    }
+
+    fn put(
+        &mut self,
+        id: &BackendId,
+        change: &BackendChange,
+        expect: Expect,
+        now: Now,
+    ) -> Result<String, CommandError> {
+        let service = self.spec(&id.service)?;
+        let current = self.backend(id).map(|backend| backend.spec.clone());
+        match (expect, &current) {
+            (Expect::Absent, Some(_)) => return Err(CommandError::Exists(id.clone())),
+            (Expect::Present, None) => return Err(CommandError::NoBackend(id.clone())),
+            _ => {}
+        }
+        let wanted = merged(service, &id.backend, current.as_ref(), change)?;
+        self.refuse_duplicate(id, wanted.address)?;
+        let done = format!("{id}: {}, weight {}", wanted.address, wanted.weight);
+        self.edit(id, Some(wanted), now)?;
+        Ok(done)
+    }
+
+    fn maintain(&mut self, id: &BackendId, on: bool, now: Now) -> Result<String, CommandError> {
+        self.existing(id)?;
+        let mut changes = self.changes.clone();
+        changes.maintain(id, on);
+        self.adopt_changes(changes, &id.service, now)?;
+        Ok(if on {
+            format!("{id} is in maintenance until `weir backend enable`")
+        } else {
+            format!("{id} is enabled; its checks decide")
+        })
+    }
+
+    fn edit(&mut self, id: &BackendId, wanted: Option<Spec>, now: Now) -> Result<(), CommandError> {
+        let mut changes = self.changes.clone();
+        changes.edit(self.spec(&id.service)?, &id.backend, wanted);
+        self.adopt_changes(changes, &id.service, now)
+    }
+
+    /// Puts changes in force, or leaves all as it was if they do not fit.
+    fn adopt_changes(
+        &mut self,
+        changes: Changes,
+        service: &Name,
+        now: Now,
+    ) -> Result<(), CommandError> {
+        let spec = self.spec(service)?.clone();
+        let before = self.clone();
+        self.changes = changes;
+        self.unsaved = Unsaved::Places;
+        if let Err(error) = self.apply_backends(&spec, now) {
+            *self = before;
+            return Err(CommandError::Full(error));
+        }
+        Ok(())
+    }
+
+    fn spec(&self, service: &Name) -> Result<&ServiceSpec, CommandError> {
+        self.config
+            .services
+            .iter()
+            .find(|spec| spec.name == *service)
+            .ok_or_else(|| CommandError::NoService(service.clone()))
+    }
+
+    fn existing(&self, id: &BackendId) -> Result<(), CommandError> {
+        self.spec(&id.service)?;
+        self.backend(id).map(|_| ()).ok_or_else(|| CommandError::NoBackend(id.clone()))
+    }
+
+    fn refuse_duplicate(&self, id: &BackendId, address: IpAddr) -> Result<(), CommandError> {
+        let other = self.services.get(&id.service).and_then(|service| {
+            service
+                .backends
+                .values()
+                .find(|b| b.spec.name != id.backend && b.spec.address == address)
+        });
+        other.map_or(Ok(()), |other| {
+            let name = &other.spec.name;
+            Err(CommandError::Invalid(format!("{address} is already backend {name}")))
+        })
+    }
+}
+
+/// The backend that a change asks for.
+fn merged(
+    service: &ServiceSpec,
+    name: &Name,
+    current: Option<&Spec>,
+    change: &BackendChange,
+) -> Result<Spec, CommandError> {
+    let invalid = |message: String| Err(CommandError::Invalid(message));
+    if change.port.is_some_and(|port| port != service.port) {
+        return invalid(
+            "a backend's own port needs forward = \"nat\", which this version does not support; \
+             leave the port out"
+                .to_owned(),
+        );
+    }
+    if change.backup == Some(true) {
+        return invalid("backup backends are not supported by this version".to_owned());
+    }
+    let Some(address) = change.address.or(current.map(|c| c.address)) else {
+        return invalid("a new backend needs an address (--address)".to_owned());
+    };
+    if address.is_ipv4() != service.address.is_ipv4() {
+        return invalid(format!("{address} is not of the family of the VIP {}", service.address));
+    }
+    let unusable = address.is_unspecified() || address.is_multicast() || address.is_loopback();
+    if unusable || address == service.address || address == IpAddr::from([255; 4]) {
+        return invalid(format!("{address} cannot be a backend's address"));
+    }
+    let weight = change.weight.or(current.map(|c| c.weight)).unwrap_or(1);
+    if weight > WEIGHT_MAX {
+        return invalid(format!("weight {weight} is above {WEIGHT_MAX}"));
+    }
+    Ok(Spec { name: name.clone(), address, weight })
+}

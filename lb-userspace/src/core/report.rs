@@ -1,0 +1,152 @@
+//! What the core tells others of its state.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::{
+    BackendId, BackendState, BackendStatus, Core, PacketStatus, ServiceStatus, Status,
+    saved::{Saved, SavedService},
+    service::Service,
+};
+use crate::config::{HealthCheck, Limits, Name};
+
+/// A backend to be checked, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckTarget {
+    /// Who.
+    pub id: BackendId,
+    /// Its address.
+    pub address: IpAddr,
+    /// The VIP and port of its service.
+    pub service_address: IpAddr,
+    /// The port of its service.
+    pub service_port: u16,
+    /// How.
+    pub check: HealthCheck,
+}
+
+impl Core {
+    /// The health checks that should run. Backends in maintenance are checked too, so that
+    /// `status` shows whether they could come back.
+    pub fn targets(&self) -> Vec<CheckTarget> {
+        self.services
+            .values()
+            .flat_map(|service| {
+                service.backends.values().map(|backend| CheckTarget {
+                    id: BackendId {
+                        service: service.spec.name.clone(),
+                        backend: backend.spec.name.clone(),
+                    },
+                    address: backend.spec.address,
+                    service_address: service.spec.address,
+                    service_port: service.spec.port,
+                    check: service.spec.health.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// The addresses whose next hops are wanted.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.services
+            .values()
+            .flat_map(|service| service.backends.values().map(|b| b.spec.address))
+            .collect()
+    }
+
+    /// What to keep across restarts.
+    pub fn saved(&self) -> Saved {
+        let services = self.services.iter().map(|(n, s)| (n.clone(), saved_service(s))).collect();
+        Saved { changes: self.changes.clone(), services }
+    }
+
+    /// The whole state; traffic figures and interfaces are left for the daemon to fill in.
+    pub fn status(&self) -> Status {
+        Status {
+            node: self.config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interfaces: Vec::new(),
+            services: self.services.values().map(service_status).collect(),
+            notices: self.notices.clone(),
+            packets: PacketStatus::default(),
+        }
+    }
+
+    /// The number of each backend in the tables.
+    pub fn backend_numbers(&self) -> impl Iterator<Item = (BackendId, u16)> {
+        self.ids().filter_map(|id| {
+            let number = self.backend(&id)?.number;
+            Some((id, number))
+        })
+    }
+
+    /// The name of a backend, by its number in the tables.
+    pub fn backend_named(&self, number: u16) -> Option<BackendId> {
+        self.backend_numbers().find(|(_, n)| *n == number).map(|(id, _)| id)
+    }
+
+    /// The name of a service, by its number in the tables.
+    pub fn service_named(&self, index: u32) -> Option<Name> {
+        self.services.values().find(|s| s.index == index).map(|s| s.spec.name.clone())
+    }
+
+    /// Adds a notice for operators to `status`, until the next reload.
+    pub fn notice(&mut self, notice: String) {
+        self.notices.push(notice);
+    }
+
+    /// The limits that the configuration asks for at the next start.
+    pub fn wanted_limits(&self) -> Limits {
+        self.config.limits
+    }
+
+    /// How many backends are up, and how many there are.
+    pub fn tally(&self) -> (usize, usize) {
+        let all = self.services.values().flat_map(|s| s.backends.values());
+        let up = all.clone().filter(|b| b.state == BackendState::Up).count();
+        (up, all.count())
+    }
+}
+
+fn saved_service(service: &Service) -> SavedService {
+    SavedService {
+        address: service.spec.address,
+        port: service.spec.port,
+        protocol: service.spec.protocol,
+        index: service.index,
+        ring_base: service.span.base,
+        ring_length: service.span.length,
+        backends: service.backends.iter().map(|(n, b)| (n.clone(), b.saved())).collect(),
+    }
+}
+
+fn service_status(service: &Service) -> ServiceStatus {
+    ServiceStatus {
+        name: service.spec.name.clone(),
+        address: service.spec.address,
+        port: service.spec.port,
+        protocol: service.spec.protocol,
+        algorithm: service.spec.algorithm,
+        forward: service.spec.forward,
+        health: service.light(),
+        packets: 0,
+        bytes: 0,
+        backends: service
+            .backends
+            .values()
+            .map(|backend| BackendStatus {
+                name: backend.spec.name.clone(),
+                address: backend.spec.address,
+                port: service.spec.health.port,
+                weight: backend.spec.weight,
+                state: backend.state,
+                since: backend.since,
+                reason: backend.reason.clone(),
+                slots: backend.slots,
+                packets: 0,
+                bytes: 0,
+                new_flows: 0,
+                tracked_flows: 0,
+            })
+            .collect(),
+    }
+}

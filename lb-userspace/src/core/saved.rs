@@ -1,0 +1,65 @@
+//! What the core keeps across restarts: run-time changes, and who has which place in the tables,
+//! so that the next run takes the tables over as they are.
+
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{changes::Changes, status::unix_millis};
+use crate::config::{Name, Protocol};
+
+/// Everything kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Run-time changes.
+    pub changes: Changes,
+    /// Services and their places.
+    pub services: BTreeMap<Name, SavedService>,
+}
+
+/// A service's places.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedService {
+    /// Its VIP, as in the service table.
+    pub address: IpAddr,
+    /// Its port, as in the service table.
+    pub port: u16,
+    /// Its protocol, as in the service table.
+    pub protocol: Protocol,
+    /// Its number.
+    pub index: u32,
+    /// The first slot of its ring.
+    pub ring_base: u32,
+    /// Slots of its ring.
+    pub ring_length: u32,
+    /// Its backends.
+    pub backends: BTreeMap<Name, SavedBackend>,
+}
+
+/// A backend's place, and what was known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBackend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its number.
+    pub number: u16,
+    /// What its checks said.
+    pub health: SavedHealth,
+    /// Since when it is in its state, in milliseconds since 1970.
+    #[serde(with = "unix_millis")]
+    pub since: SystemTime,
+    /// Why it is in its state.
+    pub reason: String,
+}
+
+/// What a backend's checks said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SavedHealth {
+    /// Nothing yet.
+    Unchecked,
+    /// It serves.
+    Up,
+    /// It failed.
+    Down,
+}

@@ -1,0 +1,209 @@
+//! The program on its interfaces.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{
+    ProgramError, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
+    xdp::XdpLink,
+};
+
+use super::{TablesId, error::Error, tables};
+use crate::config::AttachMode;
+
+/// An interface to attach to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// How the configuration wants it.
+    pub mode: AttachMode,
+}
+
+/// What came of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// `Native` or `Generic`.
+    pub mode: AttachMode,
+    /// What the operator should know.
+    pub warning: Option<String>,
+}
+
+impl Attachment {
+    /// Loads the program for this interface and attaches it, or swaps it into the link that an
+    /// earlier run left: packets see the old program or the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] with what to do.
+    pub fn attach(&self, object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Attached, Error> {
+        let [a, b, c, d, e, f] = self.mac;
+        let own_mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let mut ebpf = tables::load(object, id, bpf_dir, own_mac)?;
+        let program: &mut Xdp = ebpf
+            .program_mut("weir")
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| Error::Refused {
+                what: "the object".to_owned(),
+                cause: "it has no XDP program named weir".to_owned(),
+            })?;
+        program.load().map_err(|error| Error::from_load("the XDP program", &error))?;
+        let links = links_directory(bpf_dir);
+        fs::create_dir_all(&links).map_err(Error::io(format!("making {}", links.display())))?;
+        self.drop_other_modes(&links)?;
+        for mode in [AttachMode::Native, AttachMode::Generic] {
+            if self.wants(mode) && self.swap(program, &links, mode)? {
+                return Ok(Attached { mode, warning: None });
+            }
+        }
+        self.attach_anew(program, &links)
+    }
+
+    fn wants(&self, mode: AttachMode) -> bool {
+        self.mode == AttachMode::Auto || self.mode == mode
+    }
+
+    /// Detaches what an earlier run attached in a mode that is not wanted any more.
+    fn drop_other_modes(&self, links: &Path) -> Result<(), Error> {
+        for mode in [AttachMode::Native, AttachMode::Generic] {
+            let path = self.pin(links, mode);
+            if !self.wants(mode) && path.exists() {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Swaps the program into a pinned link; false if there is none that is alive.
+    fn swap(&self, program: &mut Xdp, links: &Path, mode: AttachMode) -> Result<bool, Error> {
+        let path = self.pin(links, mode);
+        if !path.exists() {
+            return Ok(false);
+        }
+        let link = PinnedLink::from_pin(&path).map(FdLink::from).and_then(XdpLink::try_from);
+        if link.is_ok_and(|link| program.attach_to_link(link).is_ok()) {
+            return Ok(true);
+        }
+        // The interface went away and came back: its link is dead and attaches nothing.
+        remove(&path)?;
+        Ok(false)
+    }
+
+    fn attach_anew(&self, program: &mut Xdp, links: &Path) -> Result<Attached, Error> {
+        if self.mode != AttachMode::Generic {
+            match self.attach_as(program, links, AttachMode::Native) {
+                Ok(()) => return Ok(Attached { mode: AttachMode::Native, warning: None }),
+                Err(error @ Error::NoNative { .. }) if self.mode == AttachMode::Auto => {
+                    self.attach_as(program, links, AttachMode::Generic)?;
+                    let warning =
+                        Some(format!("{error}. Running in generic mode, which is slower"));
+                    return Ok(Attached { mode: AttachMode::Generic, warning });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.attach_as(program, links, AttachMode::Generic)?;
+        Ok(Attached { mode: AttachMode::Generic, warning: None })
+    }
+
+    fn attach_as(&self, program: &mut Xdp, links: &Path, mode: AttachMode) -> Result<(), Error> {
+        let xdp_mode = match mode {
+            AttachMode::Generic => XdpMode::Skb,
+            AttachMode::Native | AttachMode::Auto => XdpMode::Driver,
+        };
+        let id = program
+            .attach_to_if_index(self.index, xdp_mode)
+            .map_err(|error| self.attach_error(&error, mode))?;
+        let link = program.take_link(id).map_err(|error| self.attach_error(&error, mode))?;
+        // aya falls back to netlink where links are not to be had; such an attachment would end
+        // with the daemon. Dropping it here detaches it.
+        let link = FdLink::try_from(link).map_err(|_| Error::NoLink(self.name.clone()))?;
+        let path = self.pin(links, mode);
+        link.pin(&path).map_err(|error| Error::Refused {
+            what: format!("pinning {}", path.display()),
+            cause: error.to_string(),
+        })?;
+        Ok(())
+    }
+
+    fn attach_error(&self, error: &ProgramError, mode: AttachMode) -> Error {
+        let interface = self.name.clone();
+        let os = match error {
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+            _ => None,
+        };
+        match os {
+            Some(libc::EBUSY | libc::EEXIST) => Error::Occupied(interface),
+            Some(libc::EPERM) => Error::NotPermitted,
+            _ if mode == AttachMode::Native => {
+                let cause = match error {
+                    ProgramError::SyscallError(error) => error.io_error.to_string(),
+                    other => other.to_string(),
+                };
+                Error::NoNative { interface, cause }
+            }
+            _ => Error::from_load(&format!("the XDP program on {interface}"), error),
+        }
+    }
+
+    fn pin(&self, links: &Path, mode: AttachMode) -> PathBuf {
+        let mode = if mode == AttachMode::Generic { "generic" } else { "native" };
+        links.join(format!("{}-{mode}", self.index))
+    }
+}
+
+/// Takes program, tables and links out of the kernel. Returns whether there was anything.
+///
+/// # Errors
+///
+/// [`Error::Io`] if bpffs refuses.
+pub fn detach(bpf_dir: &Path) -> Result<bool, Error> {
+    if !bpf_dir.exists() {
+        return Ok(false);
+    }
+    let links = links_directory(bpf_dir);
+    if links.exists() {
+        fs::remove_dir_all(&links).map_err(Error::io(format!("removing {}", links.display())))?;
+    }
+    tables::Tables::sweep(bpf_dir, None)?;
+    fs::remove_dir(bpf_dir).map_err(Error::io(format!("removing {}", bpf_dir.display())))?;
+    Ok(true)
+}
+
+/// Detaches from every interface but those with these indices.
+///
+/// # Errors
+///
+/// [`Error::Io`] if bpffs refuses.
+pub fn keep_only(indices: &[u32], bpf_dir: &Path) -> Result<(), Error> {
+    let links = links_directory(bpf_dir);
+    let Ok(entries) = fs::read_dir(&links) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let index = name.to_string_lossy().split('-').next().and_then(|i| i.parse().ok());
+        if !index.is_some_and(|index| indices.contains(&index)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn links_directory(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join("links")
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}

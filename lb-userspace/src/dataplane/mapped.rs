@@ -1,0 +1,174 @@
+//! The tables as memory: the same pages that the kernel program reads.
+//!
+//! Writing a ring of 65 537 slots through the mapping takes some ten microseconds; through system
+//! calls it would take fifty milliseconds.
+
+#![allow(unsafe_code, reason = "mapping kernel memory, and references into it")]
+
+use std::{
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    sync::atomic::{Ordering, fence},
+};
+
+use lb_common::{
+    layout::{BackendEntry, RingLine, ServiceBucket, ServiceEntry, Slot},
+    steer::{Tables, line_of},
+};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::{error::Error, grace};
+use crate::core::{Write, places::Place};
+
+/// One array map, mapped. `T` is made of [`lb_common::word`] words, so shared references may be
+/// read and written while the kernel reads.
+#[derive(Debug)]
+pub(super) struct Pages<T> {
+    start: NonNull<T>,
+    entries: usize,
+}
+
+/// The tables that steering reads.
+#[derive(Debug)]
+pub struct Mapped {
+    services: Pages<ServiceBucket>,
+    ring: Pages<RingLine>,
+    backends: Pages<BackendEntry>,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and its content is atomics.
+unsafe impl<T: Sync> Send for Pages<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Pages<T> {}
+
+// === impl Pages ===
+
+impl<T> Pages<T> {
+    /// Maps the first `entries` entries of an array map made with `BPF_F_MMAPABLE`, whose entries
+    /// are as large as `T`.
+    pub(super) fn new(map: impl AsFd, entries: u32, name: &str) -> Result<Self, Error> {
+        const { assert!(size_of::<T>() == 64) };
+        let entries = entries as usize;
+        let length = NonZeroUsize::new(entries * size_of::<T>()).ok_or(Error::Refused {
+            what: format!("mapping {name}"),
+            cause: "it has no entries".to_owned(),
+        })?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping chosen by the kernel; nothing of ours lies there.
+        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, map, 0) }
+            .map_err(|errno| Error::io(format!("mapping {name}"))(errno.into()))?;
+        Ok(Self { start: start.cast(), entries })
+    }
+
+    fn get(&self, index: usize) -> Option<&T> {
+        // SAFETY: within the mapping by the check; page alignment is more than T's; the content
+        // is atomics, valid whatever their value.
+        (index < self.entries).then(|| unsafe { self.start.add(index).as_ref() })
+    }
+}
+
+impl<T> Drop for Pages<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; references into it borrow self.
+        let _ = unsafe { munmap(self.start.cast(), self.entries * size_of::<T>()) };
+    }
+}
+
+// === impl Mapped ===
+
+impl Mapped {
+    pub(super) fn new(
+        services: Pages<ServiceBucket>,
+        ring: Pages<RingLine>,
+        backends: Pages<BackendEntry>,
+    ) -> Self {
+        Self { services, ring, backends }
+    }
+
+    /// Makes one change. Counters are not in these tables and are left to the caller.
+    pub fn write(&self, write: &Write) {
+        match write {
+            Write::Slots(slots) => {
+                for (index, slot) in slots {
+                    self.write_slot(*index, *slot);
+                }
+            }
+            Write::Service { place, key, ring, meta } => {
+                if let Some(entry) = self.entry(*place) {
+                    entry.head.store(0);
+                    for (word, part) in entry.tail.iter().zip(key.tail) {
+                        word.store(part);
+                    }
+                    entry.meta.store(meta.0);
+                    entry.ring.store(*ring);
+                    // Last: with its head the entry exists.
+                    entry.head.store(key.head);
+                }
+            }
+            Write::ServiceRing(place, ring) => {
+                if let Some(entry) = self.entry(*place) {
+                    entry.ring.store(*ring);
+                }
+            }
+            Write::ServiceMeta(place, meta) => {
+                if let Some(entry) = self.entry(*place) {
+                    entry.meta.store(meta.0);
+                }
+            }
+            Write::ServiceGone(place) => {
+                if let Some(entry) = self.entry(*place) {
+                    entry.head.store(0);
+                }
+            }
+            Write::Backend(number, [first, link]) => {
+                if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    entry.first.store(*first);
+                    // Last: with its interface the entry is open.
+                    entry.link.store(*link);
+                }
+            }
+            Write::BackendFirst(number, first) => {
+                if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    entry.first.store(*first);
+                }
+            }
+            Write::BackendClosed(number) => {
+                if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    entry.link.store(0);
+                }
+            }
+            Write::Counters(_) => {}
+            Write::Grace => {
+                fence(Ordering::SeqCst);
+                grace::wait();
+            }
+        }
+    }
+
+    fn write_slot(&self, index: u32, slot: Slot) {
+        let (line, position) = line_of(index);
+        if let Some(line) = self.ring.get(line as usize) {
+            line.0[position].store(slot.0);
+        }
+    }
+
+    fn entry(&self, place: Place) -> Option<&ServiceEntry> {
+        self.services.get(place.bucket as usize)?.0.get(usize::from(place.half))
+    }
+}
+
+impl Tables for Mapped {
+    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
+        self.services.get(place as usize)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        let (line, position) = line_of(index);
+        self.ring.get(line as usize).map(|line| Slot(line.0[position].load()))
+    }
+
+    fn backend(&self, number: u16) -> Option<&BackendEntry> {
+        self.backends.get(usize::from(number))
+    }
+}

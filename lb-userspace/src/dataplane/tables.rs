@@ -1,0 +1,169 @@
+//! The kernel's maps: made, adopted, checked, removed.
+
+use std::{fs, io, os::fd::AsFd, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, MapInfo},
+};
+use lb_common::{layout::SLOTS_PER_LINE, reason::Reason};
+
+use super::{
+    TablesId,
+    counters::Counters,
+    error::Error,
+    mapped::{Mapped, Pages},
+};
+use crate::{config::Limits, core::places::buckets_for};
+
+/// The pinned maps, by name, each with its entries' size in bytes.
+pub const MAPS: [(&str, u32); 5] = [
+    ("SERVICES", 64),
+    ("RING", 64),
+    ("BACKENDS", 64),
+    ("BACKEND_COUNTERS", 32),
+    ("REASON_COUNTERS", 8),
+];
+
+/// A set of tables in the kernel, mapped and ready.
+#[derive(Debug)]
+pub struct Tables {
+    /// The tables that steering reads.
+    pub mapped: Mapped,
+    /// What the program counts.
+    pub counters: Counters,
+}
+
+impl Tables {
+    /// Opens the tables of an id, making those that are not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the kernel refuses, or if what is there does not have the id's sizes.
+    pub fn open(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
+        let directory = id.directory(bpf_dir);
+        make_directory(bpf_dir, &directory)?;
+        // Loading the object makes and pins the maps; the programs come with each attachment.
+        let _ebpf = load(object, id, bpf_dir, 0)?;
+        check(&directory, id.limits)?;
+        let entries = |name| entries(name, id.limits);
+        let mapped = Mapped::new(
+            Pages::new(
+                pinned(&directory, "SERVICES")?.fd().as_fd(),
+                entries("SERVICES"),
+                "SERVICES",
+            )?,
+            Pages::new(pinned(&directory, "RING")?.fd().as_fd(), entries("RING"), "RING")?,
+            Pages::new(
+                pinned(&directory, "BACKENDS")?.fd().as_fd(),
+                entries("BACKENDS"),
+                "BACKENDS",
+            )?,
+        );
+        let counters = Counters::new(
+            pinned(&directory, "BACKEND_COUNTERS")?,
+            pinned(&directory, "REASON_COUNTERS")?,
+        )?;
+        Ok(Self { mapped, counters })
+    }
+
+    /// Whether the tables of an id are all there, with their sizes.
+    pub fn exist(id: &TablesId, bpf_dir: &Path) -> bool {
+        check(&id.directory(bpf_dir), id.limits).is_ok()
+    }
+
+    /// Removes all tables but those of `keep`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if bpffs refuses.
+    pub fn sweep(bpf_dir: &Path, keep: Option<&TablesId>) -> Result<(), Error> {
+        let keep = keep.map(|id| id.directory(bpf_dir));
+        let entries = match fs::read_dir(bpf_dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(format!("reading {}", bpf_dir.display()))(error)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let ours = entry.file_name().to_string_lossy().starts_with("tables-");
+            if ours && Some(&path) != keep.as_ref() {
+                fs::remove_dir_all(&path)
+                    .map_err(Error::io(format!("removing {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads the object over the tables of an id, for an interface with this address (six bytes in
+/// the low end of a little-endian word).
+///
+/// # Errors
+///
+/// [`Error`] if the kernel refuses.
+pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own_mac: u64) -> Result<Ebpf, Error> {
+    let directory = id.directory(bpf_dir);
+    let parameters = id.parameters();
+    let [seed_low, seed_high] = parameters.seed.0;
+    let mut loader = EbpfLoader::new();
+    for (name, _) in MAPS {
+        loader.map_max_entries(name, entries(name, id.limits));
+        loader.map_pin_path(name, directory.join(name));
+    }
+    loader
+        .override_global("OWN_MAC", &own_mac, true)
+        .override_global("SEED_LOW", &seed_low, true)
+        .override_global("SEED_HIGH", &seed_high, true)
+        .override_global("PLACE_MASK", &parameters.place_mask, true)
+        .load(object)
+        .map_err(|error| Error::from_load("the tables", &error))
+}
+
+fn entries(name: &str, limits: Limits) -> u32 {
+    match name {
+        "SERVICES" => buckets_for(limits.services),
+        "RING" => limits.ring_slots.div_ceil(SLOTS_PER_LINE),
+        "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
+        _ => limits.backends,
+    }
+}
+
+fn make_directory(bpf_dir: &Path, directory: &Path) -> Result<(), Error> {
+    fs::create_dir_all(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::NotPermitted,
+        _ => Error::io(format!("making {}", directory.display()))(error),
+    })?;
+    let kind = nix::sys::statfs::statfs(directory)
+        .map_err(|errno| Error::io(format!("looking at {}", directory.display()))(errno.into()))?
+        .filesystem_type();
+    if kind != nix::sys::statfs::BPF_FS_MAGIC {
+        let _ = fs::remove_dir(directory);
+        return Err(Error::NoBpffs(bpf_dir.to_owned()));
+    }
+    Ok(())
+}
+
+/// aya takes a pinned map of other sizes without a word, so they are compared here.
+fn check(directory: &Path, limits: Limits) -> Result<(), Error> {
+    for (name, size) in MAPS {
+        let info = MapInfo::from_pin(directory.join(name))
+            .map_err(|error| Error::from_load(name, &error))?;
+        let (found, wanted) =
+            ((info.max_entries(), info.value_size()), (entries(name, limits), size));
+        if found != wanted {
+            return Err(Error::Refused {
+                what: format!("the pinned table {name}"),
+                cause: format!(
+                    "it has {} entries of {} bytes, not {} of {}; `weir detach` removes it",
+                    found.0, found.1, wanted.0, wanted.1
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn pinned(directory: &Path, name: &str) -> Result<MapData, Error> {
+    MapData::from_pin(directory.join(name)).map_err(|error| Error::from_load(name, &error))
+}
