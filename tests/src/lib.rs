@@ -1,1 +1,3 @@
-//! x
+//! Weir's lab.
+
+pub mod program;

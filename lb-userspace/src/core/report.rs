@@ -1,13 +1,16 @@
 //! What the core tells others of its state.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
-    BackendId, BackendState, BackendStatus, Core, PacketStatus, ServiceStatus, Status,
+    BackendId, BackendStatus, Checks, Core, PacketStatus, ServiceStatus, Status,
     saved::{Saved, SavedService},
     service::Service,
 };
-use crate::config::{HealthCheck, Limits, Name};
+use crate::config::{HealthCheck, Name, Protocol};
 
 /// A backend to be checked, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,21 +92,29 @@ impl Core {
         self.services.values().find(|s| s.index == index).map(|s| s.spec.name.clone())
     }
 
+    /// The name of the service that answers to a VIP: by its port, else one for every port.
+    pub fn service_at(&self, vip: SocketAddr, protocol: Protocol) -> Option<Name> {
+        let with_port = |port: u16| {
+            self.services.values().find(|service| {
+                let spec = &service.spec;
+                (spec.address, spec.port, spec.protocol) == (vip.ip(), port, protocol)
+            })
+        };
+        let service = with_port(vip.port()).or_else(|| with_port(0))?;
+        Some(service.spec.name.clone())
+    }
+
+    /// Whether every backend has been checked and its way been looked for.
+    pub fn is_settled(&self) -> bool {
+        self.services.values().flat_map(|s| s.backends.values()).all(|backend| {
+            backend.health != Checks::Unchecked
+                && (backend.written.is_some() || backend.no_way.is_some())
+        })
+    }
+
     /// Adds a notice for operators to `status`, until the next reload.
     pub fn notice(&mut self, notice: String) {
         self.notices.push(notice);
-    }
-
-    /// The limits that the configuration asks for at the next start.
-    pub fn wanted_limits(&self) -> Limits {
-        self.config.limits
-    }
-
-    /// How many backends are up, and how many there are.
-    pub fn tally(&self) -> (usize, usize) {
-        let all = self.services.values().flat_map(|s| s.backends.values());
-        let up = all.clone().filter(|b| b.state == BackendState::Up).count();
-        (up, all.count())
     }
 }
 

@@ -1,0 +1,262 @@
+//! The one task: inputs go into the core, its actions are carried out, in order.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    setup,
+    signals::{Ask, Signals, tell_systemd},
+    state::{Lock, Saver, State},
+    traffic::Past,
+};
+use crate::{
+    admin::Metrics,
+    clock::Clock,
+    config::Config,
+    control::{EventLog, Request},
+    core::{
+        Action, Cause, Core, Event, EventKind, HealthReport, InterfaceStatus, Now, Phases, Write,
+    },
+    dataplane::{self, Attachment, Tables, TablesId},
+    health::Checker,
+    netlink::{NetlinkReport, Resolver},
+};
+
+/// Reports taken in one go: rings are rebuilt once for all of them.
+const BATCH: usize = 256;
+/// How often systemd's watchdog hears from us; the unit gives several times as long.
+const WATCHDOG: Duration = Duration::from_secs(5);
+
+/// The daemon's one task.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    pub(super) core: Core,
+    pub(super) clock: Clock,
+    pub(super) config_path: PathBuf,
+    /// The configuration in force.
+    pub(super) config: Config,
+    pub(super) object: Vec<u8>,
+    pub(super) tables: Tables,
+    pub(super) id: TablesId,
+    /// The interfaces as they were when the program was attached to them.
+    pub(super) attachments: Vec<Attachment>,
+    /// What came of it.
+    pub(super) interfaces: Vec<InterfaceStatus>,
+    pub(super) past: Past,
+    pub(super) sequence: u64,
+    pub(super) stopping: bool,
+    pub(super) edges: Edges,
+    pub(super) ready: watch::Sender<bool>,
+    pub(super) shutdown: watch::Sender<bool>,
+    pub(super) servers: Vec<JoinHandle<()>>,
+    pub(super) _lock: Lock,
+}
+
+/// Everything around the core.
+#[derive(Debug)]
+pub(super) struct Edges {
+    pub(super) checker: Checker,
+    pub(super) resolver: Resolver,
+    pub(super) saver: Saver,
+    pub(super) metrics: Metrics,
+    pub(super) events: EventLog,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) health: mpsc::Receiver<HealthReport>,
+    pub(super) netlink: mpsc::Receiver<NetlinkReport>,
+    pub(super) signals: Signals,
+}
+
+impl Daemon {
+    /// Works until a signal says stop.
+    pub(super) async fn run(&mut self) {
+        tell_systemd(&[sd_notify::NotifyState::Ready]);
+        let mut watchdog = interval(WATCHDOG);
+        watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.stopping {
+            tokio::select! {
+                _ = watchdog.tick() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
+                () = self.take_inputs() => {}
+            }
+        }
+    }
+
+    /// Leaves in order: packets go on by the tables as they are.
+    pub(super) async fn stop(mut self) {
+        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        self.publish(EventKind::Stopped, None);
+        self.edges.saver.save_now(&self.state());
+        let _ = self.shutdown.send(true);
+        for server in self.servers {
+            // The servers end by themselves; one that does not has its connections cut.
+            let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+        }
+        info!("weir stops; packets go on until `weir detach`");
+    }
+
+    /// Gathers first checks and next hops until every backend is known, or patience ends.
+    pub(super) async fn wait_for_backends(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while !self.core.is_settled() {
+            if timeout_at(deadline, self.take_inputs()).await.is_err() {
+                warn!("some backends are still unknown; the new tables start without them");
+                return;
+            }
+        }
+    }
+
+    /// Waits for inputs, takes what is there, and carries out what follows. Cancel safe: nothing
+    /// is awaited once an input is taken.
+    async fn take_inputs(&mut self) {
+        let mut checks = Vec::new();
+        let mut ways = Vec::new();
+        tokio::select! {
+            // Health first: a failover must not wait for questions.
+            biased;
+            _ = self.edges.health.recv_many(&mut checks, BATCH) => {}
+            _ = self.edges.netlink.recv_many(&mut ways, BATCH) => {}
+            ask = self.edges.signals.next() => self.asked(ask),
+            Some(request) = self.edges.requests.recv() => self.answer(request),
+        }
+        let now = self.clock.now();
+        for report in checks {
+            self.edges.metrics.health_check(&report);
+            self.core.health(&report, now);
+        }
+        for report in ways {
+            self.netlink(report, now);
+        }
+        self.carry_out();
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match ask {
+            Ask::Stop => self.stopping = true,
+            Ask::Reload => match self.reload() {
+                Ok(what) => info!("reloaded: {what}"),
+                Err(faults) => {
+                    faults.iter().for_each(|fault| error!("{fault}"));
+                    error!("the configuration was refused; nothing changed");
+                }
+            },
+        }
+    }
+
+    fn netlink(&mut self, report: NetlinkReport, now: Now) {
+        match report {
+            NetlinkReport::NextHop(report) => self.core.next_hop(report, now),
+            NetlinkReport::Link(link) => {
+                let changed = self.attachments.iter_mut().find(|attachment| {
+                    attachment.name == link.name
+                        && (attachment.index, attachment.mac) != (link.index, link.mac)
+                });
+                if let Some(attachment) = changed {
+                    // The interface came back, or has another address: the program must know it.
+                    (attachment.index, attachment.mac) = (link.index, link.mac);
+                    if *self.ready.borrow()
+                        && let Err(error) = self.attach_all()
+                    {
+                        error!("{error:#}");
+                    }
+                }
+            }
+            NetlinkReport::LinkGone { name, .. } => {
+                if self.attachments.iter().any(|attachment| attachment.name == name) {
+                    warn!("{name} is gone: no packet arrives by it until it is back");
+                }
+            }
+        }
+    }
+
+    /// Carries out what the core has decided.
+    pub(super) fn carry_out(&mut self) {
+        let actions = self.core.commit();
+        let decided = self.clock.now();
+        let mut events = Vec::new();
+        let mut wanted = false;
+        let mut persist = false;
+        for (position, action) in actions.into_iter().enumerate() {
+            match action {
+                Action::Write(Write::Counters(number)) => self.tables.counters.clear(number),
+                Action::Write(write @ Write::Grace) => {
+                    tokio::task::block_in_place(|| self.tables.mapped.write(&write));
+                }
+                Action::Write(write) => self.tables.mapped.write(&write),
+                // Places are kept before they are used, states after the tables are right.
+                Action::Persist if position == 0 => {
+                    let state = self.state();
+                    tokio::task::block_in_place(|| self.edges.saver.save_now(&state));
+                }
+                Action::Persist => persist = true,
+                Action::Targets => wanted = true,
+                Action::Forget(id, number) => {
+                    self.past.add(&id, self.tables.counters.backend(number));
+                    self.edges.metrics.forget(&id);
+                }
+                Action::Event(kind, cause) => events.push((kind, cause)),
+            }
+        }
+        let applied = self.clock.now();
+        for (kind, cause) in events {
+            let phases = cause.map(|cause| phases(cause, decided, applied));
+            self.publish(kind, phases);
+        }
+        if wanted {
+            self.edges.checker.set(self.core.targets());
+            self.edges.resolver.watch(self.core.addresses());
+        }
+        if persist {
+            self.edges.saver.save_soon(&self.state());
+        }
+    }
+
+    /// Attaches the program to every interface, or swaps it in.
+    pub(super) fn attach_all(&mut self) -> Result<()> {
+        let bpf_dir = &self.config.node.bpf_dir;
+        let mut interfaces = Vec::with_capacity(self.attachments.len());
+        for attachment in &self.attachments {
+            let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
+            if let Some(warning) = attached.warning {
+                warn!("{warning}");
+            }
+            interfaces
+                .push(InterfaceStatus { name: attachment.name.clone(), mode: attached.mode });
+        }
+        let indices: Vec<u32> = self.attachments.iter().map(|a| a.index).collect();
+        dataplane::keep_only(&indices, bpf_dir)?;
+        setup::sweep(bpf_dir, &self.id);
+        self.interfaces = interfaces;
+        self.ready.send_replace(true);
+        Ok(())
+    }
+
+    /// Tells everyone what happened.
+    pub(super) fn publish(&mut self, kind: EventKind, phases: Option<Phases>) {
+        if let Some(phases) = &phases {
+            self.edges.metrics.failover(phases);
+        }
+        self.sequence += 1;
+        let event = Event { sequence: self.sequence, time: self.clock.now().wall, kind, phases };
+        info!(target: "weir::events", "{}", serde_json::to_string(&event).unwrap_or_default());
+        self.edges.events.publish(event);
+    }
+
+    pub(super) fn state(&self) -> State {
+        State { tables: Some(self.id.clone()), core: self.core.saved() }
+    }
+}
+
+fn phases(cause: Cause, decided: Now, applied: Now) -> Phases {
+    let seconds = |from: Now, to: Now| to.monotonic.saturating_sub(from.monotonic).as_secs_f64();
+    Phases {
+        detect: seconds(cause.began, cause.decided),
+        decide: seconds(cause.decided, decided),
+        apply: seconds(decided, applied),
+    }
+}

@@ -1,0 +1,157 @@
+//! Answers to what people and machines ask.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::{
+    flow::Flow,
+    layout::ServiceKey,
+    reason::{Reason, Refusal},
+    steer::Why,
+};
+
+use super::driver::Daemon;
+use crate::{
+    config,
+    control::Request,
+    core::{EventKind, ExplainRequest, Explanation, Status},
+    dataplane,
+};
+
+impl Daemon {
+    /// Answers a question. Whoever asked may be gone; then nobody hears.
+    pub(super) fn answer(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Explain(question, reply) => drop(reply.send(self.explain(&question))),
+            Request::Command(command, reply) => {
+                let outcome = self.core.command(command, self.clock.now());
+                // Done before it is said to be done.
+                self.carry_out();
+                drop(reply.send(outcome));
+            }
+            Request::Reload(reply) => drop(reply.send(self.reload())),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.core.status();
+        status.interfaces.clone_from(&self.interfaces);
+        self.past.fill(&mut status, &self.core, &self.tables.counters);
+        status
+    }
+
+    /// Reads the configuration anew.
+    pub(super) fn reload(&mut self) -> Result<String, Vec<String>> {
+        let outcome = self.try_reload();
+        let kind = match &outcome {
+            Ok(what) => EventKind::Reloaded { what: what.clone() },
+            Err(faults) => {
+                let first = faults.first().cloned().unwrap_or_default();
+                let reason = match faults.len() {
+                    0 | 1 => first,
+                    n => format!("{first} (and {} more)", n - 1),
+                };
+                EventKind::ReloadRefused { reason }
+            }
+        };
+        self.carry_out();
+        self.publish(kind, None);
+        outcome
+    }
+
+    fn try_reload(&mut self) -> Result<String, Vec<String>> {
+        let new = config::load(&self.config_path)
+            .map_err(|error| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+        let old = &self.config;
+        let mut fixed = Vec::new();
+        let mut fix = |name, same: bool| {
+            if !same {
+                fixed.push(name);
+            }
+        };
+        fix("[node]", new.node == old.node);
+        fix("[control]", new.control == old.control);
+        fix("[admin]", new.admin == old.admin);
+        fix("[limits]", new.limits == old.limits);
+        fix("[[interface]]", new.interfaces == old.interfaces);
+        let before = old.services.len();
+        let services = new.services.len();
+        let backends: usize = new.services.iter().map(|s| s.backends.len()).sum();
+        self.core.reload(new.clone(), self.clock.now()).map_err(|error| vec![error])?;
+        // What is fixed at the start stays as it was, so that the next reload compares with it.
+        self.config.services = new.services;
+        let mut what = format!("{services} services (before: {before}), {backends} backends");
+        if !fixed.is_empty() {
+            let notice =
+                format!("changes of {} take effect at the next restart", fixed.join(", "));
+            what = format!("{what}; {notice}");
+            self.core.notice(notice);
+        }
+        Ok(what)
+    }
+
+    /// Runs the steering rules over the kernel's own tables.
+    fn explain(&self, question: &ExplainRequest) -> Explanation {
+        let mut answer = Explanation {
+            service: self.core.service_at(question.destination, question.protocol),
+            backend: None,
+            slot: None,
+            slot_state: None,
+            reason: String::new(),
+            verdict: String::new(),
+        };
+        let flow = match flow(question) {
+            Ok(flow) => flow,
+            Err(reason) => return refused(answer, reason),
+        };
+        match dataplane::explain(&self.tables.mapped, &self.id, &flow) {
+            Err(reason) => refused(answer, reason),
+            Ok(way) => {
+                answer.service = self.core.service_named(way.service.index());
+                answer.backend = self.core.backend_named(way.number).map(|id| id.backend);
+                answer.slot = Some(way.slot);
+                answer.slot_state = Some("settled".to_owned());
+                let interface = (way.backend.link.load() >> 32) as u32;
+                if interface == 0 {
+                    return refused(answer, Reason::NoNextHop);
+                }
+                answer.reason = match way.why {
+                    Why::Settled => "settled".to_owned(),
+                };
+                // Packets are taken to arrive by the first interface.
+                let ingress = self.attachments.first().map(|attachment| attachment.index);
+                let verdict = if ingress == Some(interface) { "tx" } else { "redirect" };
+                verdict.clone_into(&mut answer.verdict);
+                answer
+            }
+        }
+    }
+}
+
+/// The flow of a 5-tuple, as the program would read it off a packet.
+fn flow(question: &ExplainRequest) -> Result<Flow, Reason> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) =
+        (question.source.ip(), question.destination.ip())
+    else {
+        return Err(Reason::Ipv6);
+    };
+    let wire = |address: SocketAddr| u16::from_le_bytes(address.port().to_be_bytes());
+    let (source_port, port) = (wire(question.source), wire(question.destination));
+    let destination = u32::from_le_bytes(destination.octets());
+    Ok(Flow {
+        service: ServiceKey::ipv4(destination, port, question.protocol.number()),
+        source: [u32::from_le_bytes(source.octets()), 0, 0, 0],
+        ports: u32::from(source_port) | u32::from(port) << 16,
+        opens: false,
+    })
+}
+
+fn refused(mut answer: Explanation, reason: Reason) -> Explanation {
+    answer.reason = reason.name().replace('_', " ");
+    let verdict = match reason.refusal() {
+        Refusal::Pass => "pass",
+        Refusal::Drop => "drop",
+    };
+    verdict.clone_into(&mut answer.verdict);
+    answer
+}

@@ -1,0 +1,195 @@
+//! What survives the daemon: a file in the state directory, replaced as a whole.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::{core::saved::Saved, dataplane::TablesId};
+
+/// The file's content.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The tables in the kernel, if there are any.
+    pub(super) tables: Option<TablesId>,
+    /// What the core keeps.
+    pub(super) core: Saved,
+}
+
+/// Held by the one daemon that works with a state directory.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: Flock<File>,
+}
+
+/// Writes states in the background, the latest only; or at once, when asked to.
+#[derive(Debug)]
+pub(super) struct Saver {
+    jobs: mpsc::Sender<Job>,
+}
+
+struct Job {
+    content: Vec<u8>,
+    done: Option<mpsc::Sender<()>>,
+}
+
+// === impl State ===
+
+impl State {
+    /// Reads the state. A file that makes no sense is put aside, and everything starts anew.
+    pub(super) fn load(state_dir: &Path) -> Result<Self> {
+        let path = file(state_dir);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).context(format!("reading {}", path.display())),
+        };
+        match serde_json::from_str(&text) {
+            Ok(state) => Ok(state),
+            Err(error) => {
+                let aside = path.with_extension("json.bad");
+                warn!(
+                    "{} makes no sense ({error}): put aside as {}; run-time changes are lost",
+                    path.display(),
+                    aside.display()
+                );
+                fs::rename(&path, &aside).with_context(|| format!("renaming {}", path.display()))?;
+                Ok(Self::default())
+            }
+        }
+    }
+}
+
+// === impl Lock ===
+
+impl Lock {
+    /// Takes the lock; nothing if another process has it.
+    pub(super) fn take(state_dir: &Path) -> Result<Option<Self>> {
+        fs::create_dir_all(state_dir)
+            .with_context(|| format!("making node.state_dir {}", state_dir.display()))?;
+        let path = state_dir.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Some(Self { _file: file })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+        }
+    }
+}
+
+// === impl Saver ===
+
+impl Saver {
+    /// Starts the thread that writes.
+    pub(super) fn start(state_dir: &Path) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let path = file(state_dir);
+        thread::Builder::new()
+            .name("weir-state".to_owned())
+            .spawn(move || write_all(&path, &queue))
+            .context("starting the thread that keeps the state")?;
+        Ok(Self { jobs })
+    }
+
+    /// Keeps a state soon.
+    pub(super) fn save_soon(&self, state: &State) {
+        self.send(state, None);
+    }
+
+    /// Keeps a state, and returns when it is on disk (or when that failed, which is logged).
+    pub(super) fn save_now(&self, state: &State) {
+        let (done, wait) = mpsc::channel();
+        self.send(state, Some(done));
+        let _ = wait.recv();
+    }
+
+    fn send(&self, state: &State, done: Option<mpsc::Sender<()>>) {
+        match serde_json::to_vec_pretty(state) {
+            // The thread ends only with the last sender.
+            Ok(content) => drop(self.jobs.send(Job { content, done })),
+            Err(error) => error!("the state cannot be written: {error}"),
+        }
+    }
+}
+
+fn write_all(path: &Path, queue: &mpsc::Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let mut job = first;
+        let mut waiting = Vec::new();
+        waiting.extend(job.done.take());
+        // Only the latest matters; whoever waits for an earlier one is served by it as well.
+        while let Ok(next) = queue.try_recv() {
+            job = next;
+            waiting.extend(job.done.take());
+        }
+        if let Err(error) = replace(path, &job.content) {
+            error!("keeping the state in {} failed: {error}", path.display());
+        }
+        drop(waiting);
+    }
+}
+
+/// Replaces a file as a whole: after a crash it is the old or the new one.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("json.new");
+    let mut file =
+        File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn file(state_dir: &Path) -> PathBuf {
+    state_dir.join("state.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+
+    #[test]
+    fn a_state_is_read_back_and_a_broken_file_is_put_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let limits = Limits { services: 1, backends: 2, ring_slots: 3, flows: 4 };
+        let state = State { tables: Some(TablesId::new(limits, [5, 6])), core: Saved::default() };
+        let saver = Saver::start(directory.path()).unwrap();
+        saver.save_soon(&State::default());
+        saver.save_now(&state);
+        let read = State::load(directory.path()).unwrap();
+        assert_eq!((read.tables, read.core), (state.tables, state.core));
+
+        fs::write(file(directory.path()), "{").unwrap();
+        assert!(State::load(directory.path()).unwrap().tables.is_none());
+        assert!(directory.path().join("state.json.bad").exists());
+    }
+
+    #[test]
+    fn one_daemon_has_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = Lock::take(directory.path()).unwrap();
+        assert!(lock.is_some());
+        assert!(Lock::take(directory.path()).unwrap().is_none());
+        drop(lock);
+        assert!(Lock::take(directory.path()).unwrap().is_some());
+    }
+}

@@ -1,0 +1,207 @@
+//! The real program over real tables, run packet by packet through `BPF_PROG_TEST_RUN`.
+//!
+//! The tables are filled by the controller's own core, so a test that says "a service with two
+//! backends" exercises the way from configuration to packet.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    programs::{TestRun, TestRunOptions, Xdp},
+};
+use weir::{
+    config::{Config, Limits},
+    core::{Action, Core, HealthReport, NextHop, NextHopReport, Now, saved::Saved},
+    dataplane::{self, Tables, TablesId},
+};
+
+/// The address of the interface that test packets arrive on.
+pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
+/// The interface that test packets arrive on: without a context of its own, a test run takes
+/// place on loopback.
+pub const INGRESS: u32 = 1;
+
+/// An XDP action (`enum xdp_action` of `linux/bpf.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// `XDP_DROP`
+    Drop,
+    /// `XDP_PASS`
+    Pass,
+    /// `XDP_TX`
+    Tx,
+    /// `XDP_REDIRECT`
+    Redirect,
+}
+
+/// The program with its tables, removed again when dropped.
+#[derive(Debug)]
+pub struct Program {
+    ebpf: Ebpf,
+    core: Core,
+    /// The kernel's tables.
+    pub tables: Tables,
+    /// Which tables they are.
+    pub id: TablesId,
+    bpf_dir: PathBuf,
+}
+
+/// The object under test: the rebuilt one if `WEIR_EBPF_OBJECT` names it, else the committed one.
+///
+/// # Errors
+///
+/// If that file cannot be read.
+pub fn object() -> Result<Vec<u8>> {
+    match std::env::var_os("WEIR_EBPF_OBJECT") {
+        Some(path) => {
+            fs::read(&path).with_context(|| format!("reading the object {}", path.display()))
+        }
+        None => Ok(dataplane::OBJECT.to_vec()),
+    }
+}
+
+impl Program {
+    /// Loads the program with the tables of a configuration in which every backend is up.
+    /// `hop` says how each backend is reached.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn new(config: Config, hop: impl Fn(IpAddr) -> NextHop) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let bpf_dir =
+            PathBuf::from(format!("/sys/fs/bpf/weir-program-{}-{count}", std::process::id()));
+        let object = object()?;
+        let limits = config.limits;
+        let id = TablesId::new(limits, [0x0123_4567_89AB_CDEF, 0x0F1E_2D3C_4B5A_6978]);
+        let tables = Tables::open(&object, &id, &bpf_dir)?;
+        let [a, b, c, d, e, f] = OWN_MAC;
+        let own_mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let mut ebpf = dataplane::load(&object, &id, &bpf_dir, own_mac)?;
+        for name in ["weir", "empty_tx"] {
+            xdp(&mut ebpf, name)?.load()?;
+        }
+        let core = Core::new(config, limits, Saved::default(), None, now())
+            .map_err(|error| anyhow!(error))?;
+        let mut program = Self { ebpf, core, tables, id, bpf_dir };
+        program.bring_up(hop);
+        Ok(program)
+    }
+
+    /// Lets the core have inputs, and writes what it decides.
+    pub fn with_core<T>(&mut self, inputs: impl FnOnce(&mut Core) -> T) -> T {
+        let result = inputs(&mut self.core);
+        for action in self.core.commit() {
+            if let Action::Write(write) = action {
+                self.tables.mapped.write(&write);
+            }
+        }
+        result
+    }
+
+    /// The name of the backend with a number in the tables.
+    pub fn backend(&self, number: u16) -> Option<String> {
+        self.core.backend_named(number).map(|id| id.backend.to_string())
+    }
+
+    /// Runs the program on a frame.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to run it.
+    pub fn run(&mut self, frame: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        let result = xdp(&mut self.ebpf, "weir")?.test_run(options)?;
+        let verdict = match result.return_value {
+            1 => Verdict::Drop,
+            2 => Verdict::Pass,
+            3 => Verdict::Tx,
+            4 => Verdict::Redirect,
+            other => bail!("the program returned {other}"),
+        };
+        out.truncate(result.data_size_out as usize);
+        Ok((verdict, out))
+    }
+
+    /// Nanoseconds that one run of a program takes, on average over `repeat` runs on one frame.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to run it.
+    pub fn time(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        let result = xdp(&mut self.ebpf, name)?.test_run(options)?;
+        Ok(result.duration.as_nanos() as f64)
+    }
+
+    /// Instructions that the verifier walked through, and bytes after translation, if the kernel
+    /// tells.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not describe the program.
+    pub fn size(&mut self) -> Result<(Option<u32>, Option<u32>, u32)> {
+        let info = xdp(&mut self.ebpf, "weir")?.info()?;
+        Ok((info.verified_instruction_count(), info.size_translated(), info.size_jitted()))
+    }
+
+    fn bring_up(&mut self, hop: impl Fn(IpAddr) -> NextHop) {
+        self.with_core(|core| {
+            for address in core.addresses() {
+                core.next_hop(NextHopReport { address, outcome: Ok(hop(address)) }, now());
+            }
+            for target in core.targets() {
+                let (started, finished) = (now(), now());
+                let passed = HealthReport { id: target.id, outcome: Ok(()), started, finished };
+                core.health(&passed, now());
+            }
+        });
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure here; the directory's name is this process's own.
+        let _ = dataplane::detach(&self.bpf_dir);
+    }
+}
+
+/// Small tables: quick to make, large enough for tests.
+pub const SMALL: Limits = Limits { services: 64, backends: 256, ring_slots: 1 << 20, flows: 1024 };
+
+/// A next hop behind the interface that packets come from, with a MAC made of the address.
+pub fn same_interface(address: IpAddr) -> NextHop {
+    NextHop { interface: INGRESS, source: OWN_MAC, destination: mac_of(address) }
+}
+
+/// A MAC that says whose it is.
+pub fn mac_of(address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED.octets(),
+    };
+    [0x02, 0xBE, a, b, c, d]
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+fn now() -> Now {
+    Now { monotonic: Duration::ZERO, wall: SystemTime::UNIX_EPOCH }
+}
