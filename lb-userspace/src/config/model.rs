@@ -302,3 +302,12 @@ impl fmt::Display for Protocol {
         })
     }
 }
+
+// === impl Config ===
+
+impl Config {
+    /// The service of that name.
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == *name)
+    }
+}

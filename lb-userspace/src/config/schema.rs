@@ -1,0 +1,239 @@
+//! The sections of the file and their keys, with defaults: one function a section.
+//!
+//! Every function asks for all its keys before it gives up on any, so that all faults come out.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use lb_common::layout::BACKENDS_MAX;
+use toml::de::DeTable;
+
+use super::{
+    checks::{Demand, Once},
+    fault::Report,
+    health::{Checked, health},
+    model::{
+        Admin, Algorithm, AttachMode, Backend, Config, Control, Forward, Interface, Limits, Name,
+        Node, OnEmpty, Protocol, Service,
+    },
+    reader::Table,
+    values,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The whole file.
+pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
+    Table::root(tree, report, |root| {
+        let node = root.section("node", "in [node]", node);
+        let control = root.section("control", "in [control]", control);
+        let admin = root.section("admin", "in [admin]", admin);
+        let limits = root.section("limits", "in [limits]", limits);
+        let interfaces = interfaces(root);
+        let services = services(root, limits.as_ref());
+        root.refuse_key(
+            "vrrp",
+            "[[vrrp]] is not supported by this version; use keepalived beside Weir to move \
+             addresses between balancers",
+        );
+        root.refuse_key(
+            "sync",
+            "[sync] is not supported by this version; use one balancer, or leave the table out: \
+             each balancer then keeps its own flows",
+        );
+        Some(Config {
+            node: node?,
+            control: control?,
+            admin: admin?,
+            limits: limits?,
+            interfaces: interfaces?,
+            services: services?,
+        })
+    })
+}
+
+fn node(table: &mut Table<'_>) -> Option<Node> {
+    let name = table.optional("name", values::name).map(|name| name.to_string());
+    let name = if table.has("name") { name } else { host_name(table) };
+    let state_dir = table.or("state_dir", values::path, PathBuf::from("/var/lib/weir"));
+    let bpf_dir = table.or("bpf_dir", values::path, PathBuf::from("/sys/fs/bpf/weir"));
+    Some(Node { name: name?, state_dir: state_dir?, bpf_dir: bpf_dir? })
+}
+
+fn host_name(table: &Table<'_>) -> Option<String> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = name.filter(|name| Name::new(name).is_ok());
+    if name.is_none() {
+        table.missing_here("this host's name cannot name the node; give [node] a name");
+    }
+    name
+}
+
+fn control(table: &mut Table<'_>) -> Option<Control> {
+    let socket = table.or("socket", values::socket_path, PathBuf::from("/run/weir/weir.sock"));
+    let group = table.or("group", values::text, "weir".to_owned());
+    Some(Control { socket: socket?, group: group? })
+}
+
+fn admin(table: &mut Table<'_>) -> Option<Admin> {
+    let listen = table.or("listen", values::socket_address, ([127, 0, 0, 1], 9750).into());
+    Some(Admin { listen: listen? })
+}
+
+fn limits(table: &mut Table<'_>) -> Option<Limits> {
+    let services = table.or("services", values::number(1..=65_536), 1024);
+    let backends = table.or("backends", values::number(1..=BACKENDS_MAX), 16_384);
+    let ring_slots = table.or("ring_slots", values::number(1024..=1 << 28), 4_194_304);
+    let flows = table.or("flows", values::number(1..=1 << 28), 262_144);
+    Some(Limits {
+        services: services?,
+        backends: backends?,
+        ring_slots: ring_slots?,
+        flows: flows?,
+    })
+}
+
+fn interfaces(root: &mut Table<'_>) -> Option<Vec<Interface>> {
+    let mut names = Once::default();
+    let interfaces = root.sections("interface", "in [[interface]]", |table| {
+        let name = table.required("name", values::interface_name);
+        let modes = &[
+            ("auto", AttachMode::Auto),
+            ("native", AttachMode::Native),
+            ("generic", AttachMode::Generic),
+        ];
+        let mode = table.or("mode", values::word(modes, &[]), AttachMode::Auto);
+        if let Some(name) = &name {
+            names.check(table, "name", name.clone(), &format!("interface {name:?}"));
+        }
+        Some(Interface { name: name?, mode: mode? })
+    });
+    if interfaces.as_ref().is_some_and(Vec::is_empty) {
+        root.missing_here(
+            "no [[interface]] is given; Weir needs the name of at least one to receive packets on",
+        );
+    }
+    interfaces
+}
+
+fn services(root: &mut Table<'_>, limits: Option<&Limits>) -> Option<Vec<Service>> {
+    let mut names = Once::default();
+    let mut places = Once::default();
+    let mut demand = Demand::new(limits);
+    root.sections("service", "in [[service]]", |table| {
+        let service = service(table, &mut names, &mut places)?;
+        demand.add(table, &service);
+        Some(service)
+    })
+}
+
+fn service(
+    table: &mut Table<'_>,
+    names: &mut Once<Name>,
+    places: &mut Once<(IpAddr, u16, Protocol)>,
+) -> Option<Service> {
+    let name = table.required("name", values::name);
+    let address = service_address(table);
+    let port = table.required("port", values::number16(0..=u16::MAX));
+    let protocols = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+    let protocol = table.or("protocol", values::word(protocols, &[]), Protocol::Tcp);
+    let algorithms = &[("maglev", Algorithm::Maglev), ("ip_hash", Algorithm::IpHash)];
+    let algorithm = values::word(algorithms, &["round_robin", "least_conn"]);
+    let algorithm = table.or("algorithm", algorithm, Algorithm::Maglev);
+    let forward = values::word(&[("l2", Forward::L2)], &["ipip", "gue", "nat"]);
+    let forward = table.or("forward", forward, Forward::L2);
+    let ring = table.or("ring", values::ring, 65_537);
+    let idle_timeout = idle_timeout(table, protocol);
+    let on_empty = values::word(&[("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)], &["reject"]);
+    let on_empty = table.or("on_empty", on_empty, OnEmpty::Drop);
+    let checked = Checked { port, protocol };
+    let health = table.section("health", "in [service.health]", |table| health(table, checked));
+    let backends = backends(table, address);
+
+    if let Some(name) = &name {
+        names.check(table, "name", name.clone(), &format!("service \"{name}\""));
+    }
+    if let (Some(address), Some(port), Some(protocol)) = (address, port, protocol) {
+        let what = format!("a service at {address} port {port} {protocol}");
+        places.check(table, "address", (address, port, protocol), &what);
+    }
+    Some(Service {
+        name: name?,
+        address: address?,
+        port: port?,
+        protocol: protocol?,
+        algorithm: algorithm?,
+        forward: forward?,
+        ring: ring?,
+        idle_timeout: idle_timeout?,
+        on_empty: on_empty?,
+        health: health?,
+        backends: backends?,
+    })
+}
+
+fn service_address(table: &mut Table<'_>) -> Option<IpAddr> {
+    let address = table.required("address", values::address);
+    if address.is_some_and(|address| address.is_ipv6()) {
+        table.fault(
+            "address",
+            "an IPv6 service address is not supported by this version; use an IPv4 address"
+                .to_owned(),
+        );
+    }
+    address
+}
+
+fn idle_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Duration> {
+    let parse = values::duration(SECOND..=168 * HOUR);
+    match protocol {
+        Some(Protocol::Tcp) => table.or("idle_timeout", parse, HOUR),
+        Some(Protocol::Udp) => table.or("idle_timeout", parse, 120 * SECOND),
+        None => table.optional("idle_timeout", parse),
+    }
+}
+
+fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>> {
+    let mut names = Once::default();
+    let mut addresses = Once::default();
+    service.sections("backend", "in [[service.backend]]", |table| {
+        let name = table.required("name", values::name);
+        let address = table.required("address", values::address);
+        let weight = table.or("weight", values::number16(0..=256), 1);
+        table.refuse_key(
+            "port",
+            "a backend's port is not supported by this version; use the service's port, on which \
+             its backends are to listen",
+        );
+        if table.or("backup", values::boolean, false) == Some(true) {
+            let message = "backup = true is not supported by this version; use weight = 0 for a \
+                           backend that takes no new flows until its weight is raised";
+            table.fault("backup", message.to_owned());
+        }
+        if let Some(name) = &name {
+            let what = format!("backend \"{name}\" of this service");
+            names.check(table, "name", name.clone(), &what);
+        }
+        if let Some(address) = address {
+            let what = format!("a backend of this service at {address}");
+            addresses.check(table, "address", address, &what);
+            check_backend_address(table, address, vip);
+        }
+        Some(Backend { name: name?, address: address?, weight: weight? })
+    })
+}
+
+fn check_backend_address(table: &Table<'_>, address: IpAddr, vip: Option<IpAddr>) {
+    let Some(vip) = vip else { return };
+    if address.is_ipv4() != vip.is_ipv4() {
+        let family = if vip.is_ipv4() { "an IPv4" } else { "an IPv6" };
+        let message =
+            format!("address: found {address}, expected {family} address like the service's {vip}");
+        table.fault("address", message);
+    } else if address == vip {
+        let message = format!(
+            "address: found the service's own {vip}, expected an address that the backend alone has"
+        );
+        table.fault("address", message);
+    }
+}
