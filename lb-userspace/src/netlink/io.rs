@@ -87,6 +87,8 @@ impl NewsSocket {
     pub(super) async fn next(&mut self) -> Result<Vec<News>, Error> {
         self.buffer.clear();
         match self.socket.recv_from(&mut self.buffer).await {
+            // It may have been cut.
+            Ok(_) if self.buffer.len() >= NEWS_BYTES => Ok(vec![News::Overrun]),
             // Only the kernel speaks with port 0.
             Ok(sender) if sender.port_number() == 0 => Ok(parse_news(&self.buffer)),
             Ok(_) => Ok(Vec::new()),

@@ -1,9 +1,9 @@
 //! The way to the backends, as the kernel knows it and as it changes: from an address to the
 //! interface and the Ethernet addresses of its next hop. Nobody types a MAC address.
 //!
-//! The kernel's routes, links and neighbours are read over netlink ([`io`]), reduced to facts
-//! ([`message`]), kept in one table that decides without I/O what they mean for each address
-//! ([`table`], [`hop`]), and followed by the task in this file.
+//! The kernel's routes, links and neighbours are read over netlink (`io`), reduced to facts
+//! (`message`), kept in one table that decides without I/O what they mean for each address
+//! (`table`, `hop`), and followed by the task in this file.
 
 mod error;
 mod hop;
@@ -145,7 +145,8 @@ struct Session {
 }
 
 impl Session {
-    /// Subscribes before anything is read, so that no change falls in between.
+    /// Subscribes before anything is read, so that no change falls in between; asks once, so that
+    /// a kernel that does not answer is found out here.
     async fn open() -> Result<Self, Error> {
         let session = Self { news: NewsSocket::open()?, kernel: Kernel::open()? };
         session.kernel.links().await?;

@@ -32,6 +32,8 @@ struct Watched {
     /// Tells an address that was taken off and put back from one that stayed.
     since: u64,
     route: Option<Result<Hop, String>>,
+    /// The interface of its latest route.
+    interface: Option<u32>,
     reported: Option<Result<NextHop, String>>,
 }
 
@@ -57,7 +59,7 @@ impl Table {
         for (&address, &since) in wanted {
             self.watched.entry(address).or_insert_with(|| {
                 new.push(address);
-                Watched { since, route: None, reported: None }
+                Watched { since, route: None, interface: None, reported: None }
             });
         }
         new
@@ -73,7 +75,6 @@ impl Table {
         if !self.watched.contains_key(&address) {
             return;
         }
-        let route = route.map_err(|reason| self.blame_link(address, reason));
         self.leave_hop(address);
         if let Ok(hop) = &route {
             let usable = self.can_send(hop.interface);
@@ -86,6 +87,7 @@ impl Table {
             shared.addresses.insert(address);
         }
         if let Some(watched) = self.watched.get_mut(&address) {
+            watched.interface = route.as_ref().ok().map(|hop| hop.interface).or(watched.interface);
             watched.route = Some(route);
         }
         self.report(address);
@@ -116,8 +118,12 @@ impl Table {
         let present: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         let gone: Vec<u32> =
             self.links.keys().filter(|index| !present.contains(index)).copied().collect();
-        gone.into_iter().for_each(|index| self.unlink(index, now));
-        links.into_iter().for_each(|link| self.link(link, now));
+        for index in gone {
+            self.unlink(index, now);
+        }
+        for link in links {
+            self.link(link, now);
+        }
     }
 
     /// Takes in the kernel's entry for a neighbour; none if it was removed.
@@ -133,7 +139,9 @@ impl Table {
     pub(super) fn set_neighbours(&mut self, neighbours: Vec<(Hop, Neighbour)>, now: Instant) {
         self.neighbours = neighbours.into_iter().collect();
         let hops: Vec<Hop> = self.hops.keys().copied().collect();
-        hops.into_iter().for_each(|hop| self.observe(hop, now));
+        for hop in hops {
+            self.observe(hop, now);
+        }
     }
 
     /// When the next question to a neighbour is due.
@@ -167,7 +175,9 @@ impl Table {
     fn link_changed(&mut self, index: u32, now: Instant) {
         let hops: Vec<Hop> =
             self.hops.keys().filter(|hop| hop.interface == index).copied().collect();
-        hops.into_iter().for_each(|hop| self.observe(hop, now));
+        for hop in hops {
+            self.observe(hop, now);
+        }
     }
 
     fn observe(&mut self, hop: Hop, now: Instant) {
@@ -192,24 +202,11 @@ impl Table {
         }
     }
 
-    /// The kernel takes an interface's routes away with it. Whoever reads "no route" wants to know
-    /// that the interface is the cause.
-    fn blame_link(&self, address: IpAddr, reason: String) -> String {
-        let old = self.watched.get(&address).and_then(|watched| watched.route.as_ref());
-        match old {
-            Some(Ok(hop)) if reason == NO_ROUTE => match self.links.get(&hop.interface) {
-                Some(link) if !link.up => format!("{NO_ROUTE}: {} is down", link.name),
-                _ => reason,
-            },
-            // Later look-ups fail alike; the cause stays the same until a route is back.
-            Some(Err(old)) if reason == NO_ROUTE && old.starts_with(NO_ROUTE) => old.clone(),
-            _ => reason,
-        }
-    }
-
     fn report_all_behind(&mut self, hop: Hop) {
         let addresses = self.hops.get(&hop).map(|shared| shared.addresses.clone());
-        addresses.unwrap_or_default().into_iter().for_each(|address| self.report(address));
+        for address in addresses.unwrap_or_default() {
+            self.report(address);
+        }
     }
 
     fn report(&mut self, address: IpAddr) {
@@ -223,9 +220,10 @@ impl Table {
 
     /// The way to an address, as far as it is known; none before its route was looked up.
     fn outcome(&self, address: IpAddr) -> Option<Result<NextHop, String>> {
-        let hop = match self.watched.get(&address)?.route.as_ref()? {
+        let watched = self.watched.get(&address)?;
+        let hop = match watched.route.as_ref()? {
             Ok(hop) => hop,
-            Err(reason) => return Some(Err(reason.clone())),
+            Err(reason) => return Some(Err(self.blame_link(watched.interface, reason))),
         };
         let Some(link) = self.links.get(&hop.interface) else {
             return Some(Err(format!("the interface to {address} is gone")));
@@ -251,6 +249,17 @@ impl Table {
             Known::Failed => Err(format!("{whom} does not answer {protocol} on {name}")),
             Known::Refused(reason) => Err(format!("cannot find {whom} on {name}: {reason}")),
         })
+    }
+
+    /// The kernel takes an interface's routes away with it. Whoever reads "no route" wants to know
+    /// that the interface is the cause.
+    fn blame_link(&self, interface: Option<u32>, reason: &str) -> String {
+        match interface.and_then(|index| self.links.get(&index)) {
+            Some(link) if !link.up && reason == NO_ROUTE => {
+                format!("{NO_ROUTE}: {} is down", link.name)
+            }
+            _ => reason.to_owned(),
+        }
     }
 }
 

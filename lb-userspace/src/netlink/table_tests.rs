@@ -111,6 +111,8 @@ fn a_link_that_goes_down_is_the_reason_and_its_neighbours_are_sought_anew_after(
     table.route(backend.address, Err("no route".to_owned()), now);
     assert_eq!(told(&mut table), [lost("10.0.0.2", "no route: eth1 is down")]);
     table.link(link(1, true), now);
+    table.route(backend.address, Err("no route".to_owned()), now);
+    assert_eq!(told(&mut table), [lost("10.0.0.2", "no route")], "no longer the link's fault");
     table.route(backend.address, Ok(backend), now);
     assert_eq!(table.questions(now, 10), [backend]);
 }
