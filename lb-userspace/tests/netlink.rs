@@ -1,8 +1,8 @@
 //! The resolver against the real kernel: two network namespaces joined by two cables (veth pairs).
 //! Ours is the test thread's own; the far one lives as long as an idle process in it.
 //!
-//! `eth0` joins 10.1.0.1 and 10.1.0.2, `fd00:1::1` and `fd00:1::2`; `eth1` the same with 2 for 1
-//! before the last number.
+//! `eth0` joins 10.1.0.1 and 10.1.0.2, `fd00:1::1` and `fd00:1::2`;
+//! `eth1` joins 10.2.0.1 and 10.2.0.2, `fd00:2::1` and `fd00:2::2`.
 
 use std::{
     collections::BTreeSet,
