@@ -16,7 +16,6 @@ pub struct Options {
 /// # Errors
 ///
 /// Always.
-#[expect(clippy::needless_pass_by_value, reason = "a stub")]
 pub fn run(_config_path: PathBuf, _options: Options) -> anyhow::Result<()> {
     anyhow::bail!("this build has no daemon")
 }

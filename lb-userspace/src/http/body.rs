@@ -67,6 +67,10 @@ pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
 }
 
 /// JSON with a newline at its end.
+///
+/// # Panics
+///
+/// If the value's own `Serialize` fails; ours do not.
 pub fn line<T: Serialize>(value: &T) -> Bytes {
     let mut bytes = serde_json::to_vec(value)
         .expect("our own types have string keys and serializers that do not fail");

@@ -81,7 +81,7 @@ pub async fn serve<L, H, A>(
         while connections.try_join_next().is_some() {}
         let next = async {
             // Before accepting: whom we cannot serve yet waits in the kernel's bounded queue.
-            let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+            let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.next().await)
         };
         let (place, accepted) = tokio::select! {

@@ -46,7 +46,7 @@ fn answer(request: Request) {
     // Who asked may be gone.
     match request {
         Request::Status(to) => drop(to.send(status())),
-        Request::Command(command, to) => drop(to.send(carry_out(command))),
+        Request::Command(command, to) => drop(to.send(carry_out(&command))),
         Request::Explain(question, to) => drop(to.send(Explanation {
             service: Some(name("web")),
             backend: Some(name("a")),
@@ -59,8 +59,8 @@ fn answer(request: Request) {
     }
 }
 
-fn carry_out(command: Command) -> Result<String, CommandError> {
-    let (id, expect) = match &command {
+fn carry_out(command: &Command) -> Result<String, CommandError> {
+    let (id, expect) = match command {
         Command::Put { id, expect, .. } => (id.clone(), *expect),
         Command::Remove(id) | Command::Maintenance(id) | Command::Enable(id) => {
             (id.clone(), Expect::Present)
