@@ -1,0 +1,186 @@
+//! The text of `/metrics`: the daemon's state of this moment, and what [`Metrics`] has counted.
+
+use std::{collections::BTreeMap, fmt};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    registry::Registry,
+};
+
+use super::metrics::{Checks, Metrics};
+use crate::core::{BackendId, BackendState, BackendStatus, ServiceStatus, Status};
+
+/// Writes all metrics in the text format of `OpenMetrics`.
+///
+/// # Errors
+///
+/// None in practice: a `String` takes everything.
+pub(super) fn text(status: Status, metrics: &Metrics) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("weir");
+    let version = Info::new([("version", status.version.clone())]);
+    registry.register("build", "The daemon's version", version);
+    metrics.register(&mut registry);
+    registry.register_collector(Box::new(Snapshot { status, checks: metrics.checks() }));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+/// The state at the time of a scrape.
+#[derive(Debug)]
+struct Snapshot {
+    status: Status,
+    checks: BTreeMap<BackendId, Checks>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        self.backends(&mut encoder)?;
+        self.services(&mut encoder)?;
+        self.packets(&mut encoder)?;
+        self.health_checks(&mut encoder)
+    }
+}
+
+/// Name, help text and value of a counter.
+type CounterOf<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+type BackendLabels<'a> = [(&'static str, &'a str); 2];
+
+impl Snapshot {
+    fn backends(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let counters: [CounterOf<BackendStatus>; 3] = [
+            ("backend_packets", "Packets forwarded to the backend", |b| b.packets),
+            ("backend_bytes", "Bytes forwarded to the backend", |b| b.bytes),
+            ("backend_new_flows", "Packets that opened a flow", |b| b.new_flows),
+        ];
+        for (name, help, value) in counters {
+            let samples = self.each_backend().map(|(labels, b)| (labels, value(b)));
+            counter(encoder, name, help, samples)?;
+        }
+        let up = |backend: &BackendStatus| u32::from(backend.state == BackendState::Up);
+        let samples = self.each_backend().map(|(labels, b)| (labels, up(b)));
+        gauge(encoder, "backend_up", "Whether the backend is up", samples)?;
+        let samples = self.each_backend().flat_map(|([service, backend], b)| {
+            STATES.map(|(state, name)| {
+                ([service, backend, ("state", name)], u32::from(b.state == state))
+            })
+        });
+        gauge(encoder, "backend_state", "1 for the backend's state, 0 for the others", samples)?;
+        let samples = self.each_backend().map(|(labels, b)| (labels, b.slots));
+        gauge(encoder, "backend_slots", "Slots of the ring that the backend owns", samples)
+    }
+
+    fn services(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let counters: [CounterOf<ServiceStatus>; 2] = [
+            ("service_packets", "Packets forwarded", |s| s.packets),
+            ("service_bytes", "Bytes forwarded", |s| s.bytes),
+        ];
+        for (name, help, value) in counters {
+            let services = self.status.services.iter();
+            let samples = services.map(|s| ([("service", s.name.as_str())], value(s)));
+            counter(encoder, name, help, samples)?;
+        }
+        Ok(())
+    }
+
+    fn packets(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let packets = &self.status.packets;
+        let total = |reasons: &[(String, u64)]| reasons.iter().map(|(_, count)| count).sum();
+        let verdicts = [
+            ("tx", packets.tx),
+            ("redirect", packets.redirect),
+            ("pass", total(&packets.pass)),
+            ("drop", total(&packets.drop)),
+        ];
+        let samples = verdicts.map(|(verdict, count)| ([("verdict", verdict)], count));
+        counter(encoder, "packets", "Packets by what was done with them", samples)?;
+        for (name, help, reasons) in [
+            ("drops", "Dropped packets by reason", &packets.drop),
+            ("passes", "Packets passed to the kernel by reason", &packets.pass),
+        ] {
+            let samples = reasons.iter().map(|(reason, n)| ([("reason", reason.as_str())], *n));
+            counter(encoder, name, help, samples)?;
+        }
+        Ok(())
+    }
+
+    /// Only of backends that exist: a check that was under way when its backend was removed may
+    /// be counted after it was forgotten.
+    fn health_checks(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let checked = self.status.services.iter().flat_map(|service| {
+            service.backends.iter().filter_map(|backend| {
+                let service = service.name.clone();
+                let id = BackendId { service, backend: backend.name.clone() };
+                self.checks.get_key_value(&id)
+            })
+        });
+        let samples = checked.flat_map(|(id, checks)| {
+            [("pass", checks.passed), ("fail", checks.failed)].map(|(result, count)| {
+                let [service, backend] = labels(id.service.as_str(), id.backend.as_str());
+                ([service, backend, ("result", result)], count)
+            })
+        });
+        counter(encoder, "health_checks", "Health checks by result", samples)
+    }
+
+    fn each_backend(&self) -> impl Iterator<Item = (BackendLabels<'_>, &BackendStatus)> {
+        self.status.services.iter().flat_map(|service| {
+            let name = service.name.as_str();
+            service.backends.iter().map(move |b| (labels(name, b.name.as_str()), b))
+        })
+    }
+}
+
+/// Every state and its name.
+const STATES: [(BackendState, &str); 5] = [
+    (BackendState::Up, "up"),
+    (BackendState::Suspect, "suspect"),
+    (BackendState::Down, "down"),
+    (BackendState::Draining, "draining"),
+    (BackendState::Maintenance, "maintenance"),
+];
+
+fn labels<'a>(service: &'a str, backend: &'a str) -> BackendLabels<'a> {
+    [("service", service), ("backend", backend)]
+}
+
+fn counter<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    family(encoder, name, help, samples.into_iter().map(|(l, v)| (l, ConstCounter::new(v))))
+}
+
+fn gauge<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (L, u32)>,
+) -> fmt::Result {
+    family(encoder, name, help, samples.into_iter().map(|(l, v)| (l, ConstGauge::new(v))))
+}
+
+/// Writes one metric with all its samples; without samples nothing, not even its name.
+fn family<L: EncodeLabelSet, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    samples: impl Iterator<Item = (L, M)>,
+) -> fmt::Result {
+    let mut samples = samples.peekable();
+    let Some((_, first)) = samples.peek() else {
+        return Ok(());
+    };
+    // With a full stop, as the registry writes its own.
+    let help = format!("{help}.");
+    let mut encoder = encoder.encode_descriptor(name, &help, None, first.metric_type())?;
+    for (labels, metric) in samples {
+        metric.encode(encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

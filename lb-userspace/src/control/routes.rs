@@ -1,0 +1,222 @@
+//! What each path of the control socket does.
+
+use hyper::{HeaderMap, Method, Request as HttpRequest, StatusCode, body::Incoming, header};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Handle, Request,
+    error::{invalid, malformed, refused, reload_refused},
+};
+use crate::{
+    config::Name,
+    core::{BackendChange, BackendId, Command, CommandError, Expect, Status},
+    http::{
+        Failure, Limits, Response,
+        body::{json, read_json},
+    },
+};
+
+/// The answer to a change: one sentence on what was done.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// The sentence.
+    pub message: String,
+}
+
+/// What a path names, names checked.
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    Status,
+    Services,
+    Service(Name),
+    Backend(BackendId),
+    Maintenance(BackendId),
+    Enable(BackendId),
+    Drain,
+    Explain,
+    Events,
+    Reload,
+}
+
+/// Answers a request, except for events, which the server streams.
+pub(super) async fn answer(
+    request: HttpRequest<Incoming>,
+    handle: &Handle,
+    limits: &Limits,
+) -> Result<Answer, Failure> {
+    let route = Route::parse(request.uri().path())?;
+    route.check_method(request.method())?;
+    let patience = limits.answer_timeout;
+    let response = match route {
+        Route::Status => json(StatusCode::OK, &handle.status(patience).await?),
+        Route::Services => json(StatusCode::OK, &handle.status(patience).await?.services),
+        Route::Service(name) => one_service(handle.status(patience).await?, name)?,
+        Route::Backend(id) if request.method() == Method::DELETE => {
+            command(handle, limits, Command::Remove(id)).await?
+        }
+        Route::Backend(id) => {
+            let expect = expectation(request.headers())?;
+            let change: BackendChange = read_json(request.into_body(), limits).await?;
+            command(handle, limits, Command::Put { id, change, expect }).await?
+        }
+        Route::Maintenance(id) => command(handle, limits, Command::Maintenance(id)).await?,
+        Route::Enable(id) => command(handle, limits, Command::Enable(id)).await?,
+        Route::Drain => {
+            let message = "this version cannot drain; `weir backend set … --weight 0` gives the \
+                           backend no new flows";
+            return Err(Failure::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message));
+        }
+        Route::Explain => {
+            let question = read_json(request.into_body(), limits).await?;
+            let ask = |answer| Request::Explain(question, answer);
+            json(StatusCode::OK, &handle.ask(patience, ask).await?)
+        }
+        Route::Events => return Ok(Answer::Events { follow: follow(request.uri().query())? }),
+        Route::Reload => match handle.ask(patience, Request::Reload).await? {
+            Ok(message) => json(StatusCode::OK, &Done { message }),
+            Err(faults) => return Err(reload_refused(&faults)),
+        },
+    };
+    Ok(Answer::Whole(response))
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// With this.
+    Whole(Response),
+    /// With the events kept and, if so asked, those to come.
+    Events { follow: bool },
+}
+
+async fn command(handle: &Handle, limits: &Limits, command: Command) -> Result<Response, Failure> {
+    let expect = match &command {
+        Command::Put { expect, .. } => *expect,
+        _ => Expect::Any,
+    };
+    let ask = |answer| Request::Command(command, answer);
+    match handle.ask(limits.answer_timeout, ask).await? {
+        Ok(message) => Ok(json(StatusCode::OK, &Done { message })),
+        Err(error) => Err(refused(&error, expect)),
+    }
+}
+
+fn one_service(status: Status, name: Name) -> Result<Response, Failure> {
+    match status.services.into_iter().find(|service| service.name == name) {
+        Some(service) => Ok(json(StatusCode::OK, &service)),
+        None => Err(refused(&CommandError::NoService(name), Expect::Any)),
+    }
+}
+
+/// `If-None-Match: *` and `If-Match: *` (RFC 9110, 13.1). We keep no entity tags to compare, so
+/// anything but the star would be ignored at the client's cost: it is refused.
+fn expectation(headers: &HeaderMap) -> Result<Expect, Failure> {
+    let has = |name: header::HeaderName| match headers.get(&name) {
+        None => Ok(false),
+        Some(value) if value.as_bytes().trim_ascii() == b"*" => Ok(true),
+        Some(_) => Err(malformed(format!("{name} may only be \"*\" here"))),
+    };
+    match (has(header::IF_NONE_MATCH)?, has(header::IF_MATCH)?) {
+        (false, false) => Ok(Expect::Any),
+        (true, false) => Ok(Expect::Absent),
+        (false, true) => Ok(Expect::Present),
+        (true, true) => Err(malformed("If-Match and If-None-Match contradict each other")),
+    }
+}
+
+/// The query of `/v1/events`.
+fn follow(query: Option<&str>) -> Result<bool, Failure> {
+    match query.unwrap_or_default() {
+        "" | "follow=false" => Ok(false),
+        "follow" | "follow=true" => Ok(true),
+        other => Err(invalid(format!(
+            "the query may be \"follow=true\" or \"follow=false\", not {other:?}"
+        ))),
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    fn parse(path: &str) -> Result<Self, Failure> {
+        let segments: Vec<&str> = path.split('/').collect();
+        Ok(match segments.as_slice() {
+            ["", "v1", "status"] => Self::Status,
+            ["", "v1", "services"] => Self::Services,
+            ["", "v1", "services", service] => Self::Service(name(service)?),
+            ["", "v1", "services", service, "backends", backend] => {
+                Self::Backend(id(service, backend)?)
+            }
+            ["", "v1", "services", service, "backends", backend, action] => {
+                let id = id(service, backend)?;
+                match *action {
+                    "maintenance" => Self::Maintenance(id),
+                    "enable" => Self::Enable(id),
+                    "drain" => Self::Drain,
+                    _ => return Err(no_path(path)),
+                }
+            }
+            ["", "v1", "explain"] => Self::Explain,
+            ["", "v1", "events"] => Self::Events,
+            ["", "v1", "reload"] => Self::Reload,
+            _ => return Err(no_path(path)),
+        })
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Failure> {
+        let (fits, allow) = match self {
+            Self::Status | Self::Services | Self::Service(_) | Self::Events => {
+                (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD")
+            }
+            Self::Backend(_) => (matches!(*method, Method::PUT | Method::DELETE), "PUT, DELETE"),
+            Self::Maintenance(_) | Self::Enable(_) | Self::Drain | Self::Explain | Self::Reload => {
+                (*method == Method::POST, "POST")
+            }
+        };
+        if fits { Ok(()) } else { Err(Failure::method_not_allowed(allow)) }
+    }
+}
+
+fn no_path(path: &str) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "no_path", format!("there is nothing at {path:?}"))
+}
+
+fn id(service: &str, backend: &str) -> Result<BackendId, Failure> {
+    Ok(BackendId { service: name(service)?, backend: name(backend)? })
+}
+
+/// A name in a path. What percent-encoding stands for has to be ASCII, else it is no name anyway.
+fn name(segment: &str) -> Result<Name, Failure> {
+    let bad = || invalid(format!("{segment:?} in the path: a name is {NAME_RULE}"));
+    let mut text = String::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            let (high, low) = (digit().ok_or_else(bad)?, digit().ok_or_else(bad)?);
+            u8::try_from(high * 16 + low).expect("two hexadecimal digits are at most 255")
+        } else {
+            byte
+        };
+        if !byte.is_ascii() {
+            return Err(bad());
+        }
+        text.push(char::from(byte));
+    }
+    Name::new(&text).map_err(|_invalid| bad())
+}
+
+const NAME_RULE: &str = "1 to 63 letters, digits, '.', '_' or '-'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_percent_decoded_and_checked() {
+        assert_eq!(name("web%2D1").map(String::from), Ok("web-1".to_owned()));
+        for bad in ["", "%", "%2", "%zz", "%00", "%2F", "a%20b", "%C3%A9", "é", &"a".repeat(64)] {
+            assert_eq!(name(bad).expect_err(bad).status, StatusCode::UNPROCESSABLE_ENTITY);
+        }
+    }
+}
