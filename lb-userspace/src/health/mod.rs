@@ -41,7 +41,7 @@ use self::{reason::Failure, schedule::Schedule};
 use crate::{
     clock::Clock,
     config::{CheckKind, HealthCheck},
-    core::{BackendId, HealthReport, Now},
+    core::{BackendId, CheckTarget as Target, HealthReport, Now},
 };
 
 /// Scripts that run at the same time. A script is a process or several; more than this beside
@@ -51,21 +51,6 @@ const MAX_SCRIPTS: usize = 64;
 /// Sockets that checks may hold at the same time, if the limit of open files allows. Enough for
 /// every backend of a full table (`limits.backends`, 16 384 by default) to be silent at once.
 const MAX_SOCKETS: usize = 16_384;
-
-/// A backend to be checked, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// Whose reports these are.
-    pub id: BackendId,
-    /// The backend's address: where checks connect to.
-    pub address: IpAddr,
-    /// The VIP, for scripts.
-    pub service_address: IpAddr,
-    /// The VIP's port, for scripts.
-    pub service_port: u16,
-    /// What to do, where (`port`) and how often.
-    pub check: HealthCheck,
-}
 
 /// Runs the checks; dropping it stops them all.
 pub struct Checker {
