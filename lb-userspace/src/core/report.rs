@@ -104,11 +104,11 @@ impl Core {
         Some(service.spec.name.clone())
     }
 
-    /// Whether every backend has been checked and its way been looked for.
+    /// Whether every backend has been checked, and the way to those that serve is known.
     pub fn is_settled(&self) -> bool {
         self.services.values().flat_map(|s| s.backends.values()).all(|backend| {
             backend.health != Checks::Unchecked
-                && (backend.written.is_some() || backend.no_way.is_some())
+                && (backend.written.is_some() || !backend.health.serves())
         })
     }
 

@@ -225,8 +225,7 @@ impl Daemon {
             if let Some(warning) = attached.warning {
                 warn!("{warning}");
             }
-            interfaces
-                .push(InterfaceStatus { name: attachment.name.clone(), mode: attached.mode });
+            interfaces.push(InterfaceStatus { name: attachment.name.clone(), mode: attached.mode });
         }
         let indices: Vec<u32> = self.attachments.iter().map(|a| a.index).collect();
         dataplane::keep_only(&indices, bpf_dir)?;

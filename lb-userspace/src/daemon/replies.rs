@@ -82,8 +82,7 @@ impl Daemon {
         self.config.services = new.services;
         let mut what = format!("{services} services (before: {before}), {backends} backends");
         if !fixed.is_empty() {
-            let notice =
-                format!("changes of {} take effect at the next restart", fixed.join(", "));
+            let notice = format!("changes of {} take effect at the next restart", fixed.join(", "));
             what = format!("{what}; {notice}");
             self.core.notice(notice);
         }

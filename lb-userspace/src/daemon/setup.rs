@@ -1,6 +1,10 @@
 //! The start: everything is checked and prepared before anything in the kernel changes.
 
-use std::{fs, path::{Path, PathBuf}, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, watch};

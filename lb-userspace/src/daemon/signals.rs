@@ -42,5 +42,5 @@ impl Signals {
 
 /// Tells systemd, if it started us; nothing hangs on the outcome.
 pub(super) fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
-    let _ = sd_notify::notify(state);
+    let _ = sd_notify::notify(false, state);
 }

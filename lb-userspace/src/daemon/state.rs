@@ -62,7 +62,8 @@ impl State {
                     path.display(),
                     aside.display()
                 );
-                fs::rename(&path, &aside).with_context(|| format!("renaming {}", path.display()))?;
+                fs::rename(&path, &aside)
+                    .with_context(|| format!("renaming {}", path.display()))?;
                 Ok(Self::default())
             }
         }

@@ -33,8 +33,7 @@ impl Past {
         for service in &mut status.services {
             let mut sum = self.services.get(&service.name).copied().unwrap_or_default();
             for backend in &mut service.backends {
-                let id =
-                    BackendId { service: service.name.clone(), backend: backend.name.clone() };
+                let id = BackendId { service: service.name.clone(), backend: backend.name.clone() };
                 let figures = now.get(&id).copied().unwrap_or_default();
                 backend.packets = figures.sent + figures.redirected;
                 backend.bytes = figures.bytes;
