@@ -1,3 +1,4 @@
 //! Weir's lab.
 
+pub mod bench;
 pub mod program;

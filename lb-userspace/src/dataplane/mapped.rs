@@ -172,3 +172,31 @@ impl Tables for Mapped {
         self.backends.get(usize::from(number))
     }
 }
+
+#[cfg(test)]
+impl Mapped {
+    /// Tables of these sizes without a kernel behind them.
+    pub(crate) fn anonymous(limits: crate::config::Limits) -> Self {
+        use crate::core::places::buckets_for;
+        use lb_common::layout::SLOTS_PER_LINE;
+
+        Self::new(
+            Pages::anonymous(buckets_for(limits.services)),
+            Pages::anonymous(limits.ring_slots.div_ceil(SLOTS_PER_LINE)),
+            Pages::anonymous(limits.backends),
+        )
+    }
+}
+
+#[cfg(test)]
+impl<T> Pages<T> {
+    fn anonymous(entries: u32) -> Self {
+        let length = NonZeroUsize::new(entries as usize * size_of::<T>()).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping chosen by the kernel; nothing of ours lies there.
+        let start = unsafe {
+            nix::sys::mman::mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE)
+        };
+        Self { start: start.unwrap().cast(), entries: entries as usize }
+    }
+}
