@@ -1,7 +1,7 @@
 //! Running other programs: announced, checked, and never twice on the screen.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fmt::Write as _,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -55,18 +55,21 @@ pub(crate) fn follow(command: &mut Command, mut see: impl FnMut(&str)) -> Result
 }
 
 /// A command that runs as root: through `sudo -E` for everybody else.
-///
-/// The variables are set behind sudo, because its policy may drop them on the way.
 pub(crate) fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) -> Command {
     if is_root() {
         let mut command = Command::new(program);
         command.envs(variables.iter().copied());
         return command;
     }
+    through_sudo(program.as_ref(), variables)
+}
+
+/// The variables are set behind sudo, because its policy may drop them on the way.
+fn through_sudo(program: &OsStr, variables: &[(&str, &OsStr)]) -> Command {
     let mut command = Command::new("sudo");
     command.args(["-E", "env"]);
     for (name, value) in variables {
-        let mut assignment = std::ffi::OsString::from(name);
+        let mut assignment = OsString::from(name);
         assignment.push("=");
         assignment.push(value);
         command.arg(assignment);
@@ -132,6 +135,15 @@ mod tests {
     fn a_missing_program_is_an_error_that_names_it() {
         let error = run(&mut Command::new("weir-no-such-program")).expect_err("it does not exist");
         assert!(format!("{error:#}").contains("weir-no-such-program"));
+    }
+
+    #[test]
+    fn variables_reach_a_program_behind_sudo() {
+        let variables = [("WEIR_BIN", OsStr::new("/a path/weir"))];
+        let command = through_sudo(OsStr::new("timeout"), &variables);
+        let words: Vec<&OsStr> = command.get_args().collect();
+        assert_eq!(command.get_program(), "sudo");
+        assert_eq!(words, ["-E", "env", "WEIR_BIN=/a path/weir", "timeout"]);
     }
 
     #[test]

@@ -82,6 +82,10 @@ pub(crate) fn run_suites(suites: &BTreeSet<Suite>, object: Option<&Path>) -> Res
     if total.failed > 0 {
         bail!("{} of the tests above failed", total.failed);
     }
+    // Success without a test would hide a suite that lost its tests.
+    if total.passed == 0 {
+        bail!("there was no test to run");
+    }
     Ok(())
 }
 
