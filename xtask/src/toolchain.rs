@@ -235,7 +235,7 @@ fn build_linker(compiler: &Compiler) -> Result<PathBuf> {
     if process::is_executable(&linker) {
         return Ok(linker);
     }
-    process::announce(&format!("building bpf-linker {BPF_LINKER} (a minute or two, once)"));
+    process::announce(&format!("building bpf-linker {BPF_LINKER} (a few minutes, once)"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders =
         std::iter::once(Path::new(LLVM_PREFIX).join("bin")).chain(std::env::split_paths(&path));
