@@ -1,8 +1,8 @@
 //! Every command a developer of Weir types: `cargo xtask --help`.
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
-//! [`build_ebpf`] makes the kernel program's object, [`test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`] and [`bench`] show Weir at work.
+//! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
+//! of it together; [`demo`] and [`mod@bench`] show Weir at work.
 
 mod bench;
 mod build_ebpf;
