@@ -1,2 +1,116 @@
-//! x
-fn main() {}
+//! Every command a developer of Weir types: `cargo xtask --help`.
+//!
+//! Each command installs what it lacks, says so first, and is quick when nothing is missing.
+//! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
+//! of it together; [`demo`] and [`mod@bench`] show Weir at work.
+
+mod bench;
+mod build_ebpf;
+mod ci;
+mod demo;
+mod packages;
+mod process;
+mod record;
+mod sources;
+mod test;
+mod test_report;
+mod toolchain;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// What a developer of Weir types.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the kernel program and install it as the committed object
+    BuildEbpf(build_ebpf::Arguments),
+    /// Run test suites: unit, program and lab, unless named
+    Test(test::Arguments),
+    /// Show Weir at work in network namespaces on this machine
+    Demo(demo::Arguments),
+    /// Set up the demo's network and leave it to you until Ctrl-C
+    Lab,
+    /// Measure what Weir costs
+    Bench(bench::Arguments),
+    /// Run everything that a change must pass
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Lab => demo::lab(),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Ci => ci::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root folder.
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask/ is a folder of the workspace, so its path has a parent")
+}
+
+/// Where tools that a command had to build are kept.
+fn tools() -> PathBuf {
+    workspace().join("target/tools")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_forms_are_accepted() {
+        for line in [
+            "build-ebpf",
+            "build-ebpf --check",
+            "build-ebpf --output /tmp/weir.bpf.o",
+            "test",
+            "test unit program",
+            "test all",
+            "demo --check",
+            "lab",
+            "bench program --json figures.json",
+            "ci",
+        ] {
+            let words = std::iter::once("xtask").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_check_builds_nothing() {
+        let words = ["xtask", "build-ebpf", "--check", "--output", "x.o"];
+        assert!(Arguments::try_parse_from(words).is_err());
+    }
+}
