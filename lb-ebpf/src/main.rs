@@ -3,8 +3,7 @@
 //! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`])
 //! and the one match from an outcome to an XDP action.
 
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
 #![allow(
     unreachable_pub,
@@ -76,8 +75,12 @@ fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
     Ok(XDP_TX)
 }
 
+/// On the host there is nothing to run: this is for clippy and editors.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
 /// The verifier refuses what could still get here.
-#[cfg(not(test))]
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

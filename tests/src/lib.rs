@@ -1,4 +1,48 @@
-//! Weir's lab.
+//! A network on one machine: a client, balancers and backends in network namespaces of their own,
+//! plugged into a bridge.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use weir_lab::Lab;
+//!
+//! let lab = Lab::builder().backends(3).build()?;
+//! let weir = lab.balancer().start_weir(&lab.balancer().config(&[lab.service("web", 80)]))?;
+//! let tally = lab.client().requests(lab.vip(80), 10_000, 4)?;
+//! assert_eq!(tally.failed, 0, "{tally}");
+//! # Ok(()) }
+//! ```
+//!
+//! Everything is removed when the [`Lab`] is dropped, also by a panic; what a killed process left
+//! is removed by the next lab. Labs do not disturb each other, so tests run in parallel.
+//!
+//! [`lab`] builds the network out of [`namespace`]s and [`process`]es; [`backend`], [`client`] and
+//! [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what XDP programs send. Without a
+//! network, [`program`] runs the real XDP program packet by packet, and [`bench`] times it.
 
+pub mod backend;
 pub mod bench;
+pub mod client;
+mod http;
+pub mod lab;
+pub mod namespace;
+mod nginx;
+pub mod process;
 pub mod program;
+mod requirements;
+mod sweep;
+mod sys;
+pub mod tally;
+mod udp;
+pub mod weir;
+pub mod xdp;
+
+pub use crate::{
+    backend::Backend,
+    client::{Client, Response, Traffic, WrkReport},
+    lab::{Lab, LabBuilder},
+    namespace::Namespace,
+    process::Process,
+    requirements::require_root,
+    tally::Tally,
+    weir::{Balancer, Service, Weir},
+};

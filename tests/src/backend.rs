@@ -1,0 +1,139 @@
+//! A backend: nginx on port 80 and a UDP echo, which say its name, on a machine of its own.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::{Namespace, Process, nginx, udp::EchoServer};
+
+/// The port of the UDP echo.
+pub const UDP_PORT: u16 = 53;
+
+/// A server behind the VIP. What is done to it takes effect before the call returns.
+#[derive(Debug)]
+pub struct Backend {
+    namespace: Namespace,
+    address: Ipv4Addr,
+    address6: Ipv6Addr,
+    vips: [IpAddr; 2],
+    /// `None` while it is killed.
+    servers: Mutex<Option<Servers>>,
+}
+
+#[derive(Debug)]
+struct Servers {
+    nginx: Process,
+    echo: EchoServer,
+}
+
+impl Backend {
+    pub(crate) fn start(
+        namespace: Namespace,
+        address: Ipv4Addr,
+        address6: Ipv6Addr,
+        vips: [IpAddr; 2],
+    ) -> Result<Self> {
+        nginx::configure(&namespace)?;
+        let backend = Self { namespace, address, address6, vips, servers: Mutex::new(None) };
+        backend.revive()?;
+        Ok(backend)
+    }
+
+    /// Its name, which is also what it answers: `b1`, `b2`, …
+    pub fn name(&self) -> &str {
+        self.namespace.role()
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Its own IPv6 address.
+    pub fn address6(&self) -> Ipv6Addr {
+        self.address6
+    }
+
+    /// Its own address with a port.
+    pub fn socket(&self, port: u16) -> SocketAddr {
+        (self.address, port).into()
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Kills its servers: connections are reset, new ones refused.
+    pub fn kill(&self) {
+        *self.servers() = None;
+    }
+
+    /// Starts its servers after a [kill](Self::kill), and waits until they answer.
+    ///
+    /// # Errors
+    ///
+    /// They run already, or cannot be started.
+    pub fn revive(&self) -> Result<()> {
+        let mut servers = self.servers();
+        ensure!(servers.is_none(), "{} is alive", self.name());
+        let own = [IpAddr::V4(self.address), IpAddr::V6(self.address6)];
+        let addresses = own.into_iter().chain(self.vips).map(|ip| SocketAddr::new(ip, UDP_PORT));
+        let echo = EchoServer::start(&self.namespace, self.name(), addresses)?;
+        *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo });
+        Ok(())
+    }
+
+    /// Stops its servers where they are (SIGSTOP): connections hang, and new ones are accepted by
+    /// the kernel and hang too.
+    ///
+    /// # Errors
+    ///
+    /// It is killed.
+    pub fn stop(&self) -> Result<()> {
+        self.suspend(true)
+    }
+
+    /// Lets its servers go on after a [stop](Self::stop).
+    ///
+    /// # Errors
+    ///
+    /// It is killed.
+    pub fn resume(&self) -> Result<()> {
+        self.suspend(false)
+    }
+
+    /// Makes `/health` answer 200 or 503; the rest of it works on.
+    ///
+    /// # Errors
+    ///
+    /// The file that says so cannot be changed.
+    pub fn set_healthy(&self, healthy: bool) -> Result<()> {
+        nginx::set_healthy(&self.namespace, healthy)
+    }
+
+    /// nginx's access log, one line a request, in order: `10.77.0.10:40123 "GET / HTTP/1.1" 200`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn access_log(&self) -> Result<String> {
+        nginx::access_log(&self.namespace)
+    }
+
+    fn suspend(&self, suspended: bool) -> Result<()> {
+        let servers = self.servers();
+        let Servers { nginx, echo } =
+            servers.as_ref().with_context(|| format!("{} is dead", self.name()))?;
+        echo.suspend(suspended);
+        nginx.signal(if suspended { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Option<Servers>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

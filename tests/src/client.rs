@@ -1,0 +1,321 @@
+//! The client: one request, ten thousand, or traffic that goes on while things break.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::{
+    Namespace, Tally,
+    http::{self, Target},
+    udp,
+};
+
+/// How long a request may wait for an answer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// The same in [`Traffic`], where a lost request must not hold up those after it for long.
+const TRAFFIC_LIMIT: Duration = Duration::from_secs(1);
+/// How long each thread of [`Traffic`] rests between requests: the machine has others to serve.
+const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
+
+/// A machine that asks. All its requests come from one address.
+#[derive(Debug)]
+pub struct Client {
+    namespace: Namespace,
+}
+
+/// An HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+/// What wrk measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrkReport {
+    /// Requests answered a second.
+    pub requests_per_second: f64,
+    /// Failed connections, reads, writes, time-outs, and answers that are not 2xx or 3xx.
+    pub errors: u64,
+}
+
+/// Requests that go on in the background until they are [stopped](Traffic::stop) or dropped.
+#[derive(Debug)]
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    thread: Option<JoinHandle<Result<Tally>>>,
+}
+
+/// One kind of request: returns the name of the backend that answered.
+type Request = Box<dyn Fn() -> io::Result<String> + Send + Sync>;
+
+impl Client {
+    pub(crate) fn new(namespace: Namespace) -> Self {
+        Self { namespace }
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Gets a URL with curl.
+    ///
+    /// # Errors
+    ///
+    /// There was no answer within five seconds; with what curl says.
+    pub fn get(&self, url: &str) -> Result<Response> {
+        let limit = REQUEST_LIMIT.as_secs().to_string();
+        let curl = ["curl", "-sS", "--max-time", &limit, "-w", "\n%{http_code}", url];
+        let output = self.namespace.run(&curl)?;
+        let (body, status) = output.rsplit_once('\n').context("curl printed no status")?;
+        Ok(Response { status: status.parse()?, body: body.to_owned() })
+    }
+
+    /// Sends `number` HTTP requests for `/`, each on a new connection, from `concurrency` threads.
+    ///
+    /// # Errors
+    ///
+    /// The namespace is gone. Requests that fail are counted.
+    pub fn requests(&self, server: SocketAddr, number: u64, concurrency: usize) -> Result<Tally> {
+        let request = http_request(server, REQUEST_LIMIT);
+        drive(&self.namespace, concurrency, &up_to(number), &request)
+    }
+
+    /// Sends `number` datagrams to a UDP echo, each from a new socket, from `concurrency` threads.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::requests`].
+    pub fn udp_requests(
+        &self,
+        server: SocketAddr,
+        number: u64,
+        concurrency: usize,
+    ) -> Result<Tally> {
+        let request: Request = Box::new(move || udp::request(Target::new(server), REQUEST_LIMIT));
+        drive(&self.namespace, concurrency, &up_to(number), &request)
+    }
+
+    /// Sends one HTTP request for `/` from a chosen port and returns the answering backend's name.
+    ///
+    /// # Errors
+    ///
+    /// The port is taken, or there was no good answer.
+    pub fn request_from(&self, source_port: u16, server: SocketAddr) -> Result<String> {
+        let target = Target { server, source_port };
+        let answer = self.namespace.enter(|| get_name(target, REQUEST_LIMIT))?;
+        answer.with_context(|| format!("request from port {source_port} to {server}"))
+    }
+
+    /// Sends one datagram from a chosen port and returns the answering backend's name.
+    ///
+    /// # Errors
+    ///
+    /// The port is taken, or there was no good answer.
+    pub fn udp_request_from(&self, source_port: u16, server: SocketAddr) -> Result<String> {
+        let target = Target { server, source_port };
+        let answer = self.namespace.enter(|| udp::request(target, REQUEST_LIMIT))?;
+        answer.with_context(|| format!("datagram from port {source_port} to {server}"))
+    }
+
+    /// Starts HTTP requests for `/`, each on a new connection, from `concurrency` threads. Each
+    /// waits a second for its answer. Returns after the first answer or failure.
+    ///
+    /// # Errors
+    ///
+    /// The namespace is gone.
+    pub fn traffic(&self, server: SocketAddr, concurrency: usize) -> Result<Traffic> {
+        Traffic::start(&self.namespace, concurrency, http_request(server, TRAFFIC_LIMIT))
+    }
+
+    /// The same with datagrams to a UDP echo, each from a new socket.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::traffic`].
+    pub fn udp_traffic(&self, server: SocketAddr, concurrency: usize) -> Result<Traffic> {
+        let request: Request = Box::new(move || udp::request(Target::new(server), TRAFFIC_LIMIT));
+        Traffic::start(&self.namespace, concurrency, request)
+    }
+
+    /// Runs wrk, which keeps its connections open, with one thread.
+    ///
+    /// # Errors
+    ///
+    /// It fails, or prints something unexpected.
+    pub fn wrk(&self, url: &str, connections: u32, duration: Duration) -> Result<WrkReport> {
+        ensure!(duration >= Duration::from_secs(1), "wrk counts whole seconds");
+        let (connections, seconds) = (connections.to_string(), format!("{}s", duration.as_secs()));
+        let wrk = ["wrk", "-t1", "-c", &connections, "-d", &seconds, "--timeout", "5s", url];
+        let output = self.namespace.run_within(duration + Duration::from_secs(10), &wrk)?;
+        WrkReport::parse(&output).ok_or_else(|| anyhow!("wrk printed:\n{output}"))
+    }
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    fn start(namespace: &Namespace, concurrency: usize, request: Request) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let (stopped, answers) = (Arc::clone(&stop), Arc::clone(&answered));
+        let (first, started) = std::sync::mpsc::sync_channel::<()>(1);
+        let counted: Request = Box::new(move || {
+            thread::sleep(TRAFFIC_PAUSE);
+            let outcome = request();
+            answers.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
+            // Full from the second request on, and closed when nobody waits any more.
+            let _ = first.try_send(());
+            outcome
+        });
+        let namespace = namespace.clone();
+        let thread = thread::Builder::new().name("traffic".to_owned()).spawn(move || {
+            drive(&namespace, concurrency, &|| !stopped.load(Ordering::Relaxed), &counted)
+        })?;
+        // An error means that the threads could not start, which `stop` reports.
+        let _ = started.recv();
+        Ok(Self { stop, answered, thread: Some(thread) })
+    }
+
+    /// How many requests were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `number` more requests are answered than at the call.
+    ///
+    /// # Errors
+    ///
+    /// They are not within the limit.
+    pub fn wait_for_more(&self, number: u64, limit: Duration) -> Result<()> {
+        let (wanted, end) = (self.answered() + number, Instant::now() + limit);
+        while self.answered() < wanted {
+            ensure!(
+                Instant::now() < end,
+                "{} of {number} answers in {limit:?}",
+                number - (wanted - self.answered()).min(number)
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Ends the requests and returns what came of them.
+    ///
+    /// # Errors
+    ///
+    /// The namespace could not be entered, or a thread panicked.
+    pub fn stop(mut self) -> Result<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("the traffic was stopped before")?;
+        thread.join().map_err(|_| anyhow!("the traffic's thread panicked"))?
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops it without `stop` does not want to know.
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl Response ===
+
+impl fmt::Display for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, self.body)
+    }
+}
+
+// === impl WrkReport ===
+
+impl WrkReport {
+    fn parse(output: &str) -> Option<Self> {
+        let after = |label: &str| {
+            output.lines().find_map(|line| line.trim().strip_prefix(label)).map(str::trim)
+        };
+        let requests_per_second = after("Requests/sec:")?.parse().ok()?;
+        // "connect 0, read 0, write 0, timeout 0"; the line is missing if there were none.
+        let socket = after("Socket errors:").unwrap_or("").split([' ', ',']);
+        let status = after("Non-2xx or 3xx responses:").unwrap_or("").split(' ');
+        let errors = socket.chain(status).filter_map(|word| word.parse::<u64>().ok()).sum();
+        Some(Self { requests_per_second, errors })
+    }
+}
+
+// === helpers ===
+
+/// Sends requests from several threads inside a namespace for as long as `more` says so.
+fn drive(
+    namespace: &Namespace,
+    concurrency: usize,
+    more: &(dyn Fn() -> bool + Sync),
+    request: &Request,
+) -> Result<Tally> {
+    let tally = Mutex::new(Tally::start());
+    let work = || -> Result<()> {
+        namespace.move_this_thread()?;
+        while more() {
+            let outcome = request();
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.count(outcome, Instant::now());
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..concurrency.max(1)).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a client's thread panicked")))
+        })
+    })?;
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(tally.finish(Instant::now()))
+}
+
+/// Says yes `number` times, to all threads together.
+fn up_to(number: u64) -> impl Fn() -> bool + Sync {
+    let asked = AtomicU64::new(0);
+    move || asked.fetch_add(1, Ordering::Relaxed) < number
+}
+
+fn http_request(server: SocketAddr, limit: Duration) -> Request {
+    Box::new(move || get_name(Target::new(server), limit))
+}
+
+fn get_name(target: Target, limit: Duration) -> io::Result<String> {
+    match http::request(target, "/", limit)? {
+        (200, name) => Ok(name),
+        (status, body) => Err(io::Error::other(format!("status {status}: {body}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrk_reports_are_read_with_all_their_errors() {
+        let output = "  100 requests in 1.00s, 10KB read\n  \
+             Socket errors: connect 1, read 2, write 0, timeout 3\n  \
+             Non-2xx or 3xx responses: 4\nRequests/sec:   1234.50\n";
+        let report = WrkReport::parse(output);
+        assert_eq!(report, Some(WrkReport { requests_per_second: 1234.5, errors: 10 }));
+        assert_eq!(WrkReport::parse("unable to connect"), None);
+    }
+}

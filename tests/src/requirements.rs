@@ -1,0 +1,44 @@
+//! What the machine must have before a lab can be built.
+
+use std::{env, path::Path};
+
+use anyhow::{Result, bail, ensure};
+use nix::unistd::geteuid;
+
+/// Each program, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+    ("wrk", "wrk"),
+];
+
+/// Checks that the process is root, which namespaces and XDP need.
+///
+/// # Errors
+///
+/// It is not; with the remedy.
+pub fn require_root() -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        "the lab makes network namespaces and loads XDP programs, which only root may do: \
+         run `cargo xtask test lab`, which asks for sudo"
+    );
+    Ok(())
+}
+
+/// Checks that the programs of the lab are installed.
+pub(crate) fn require_programs() -> Result<()> {
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !installed(program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (programs, packages): (Vec<_>, Vec<_>) = missing.into_iter().copied().unzip();
+    bail!("the lab needs {}: apt-get install {}", programs.join(", "), packages.join(" "))
+}
+
+fn installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
+}

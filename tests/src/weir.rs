@@ -1,0 +1,350 @@
+//! A balancer, and the daemon on it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt::{self, Write as _},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    Backend, Namespace, Process, Response,
+    http::{self, Target},
+    process,
+    sweep::BPF_DIRECTORY,
+};
+
+/// Where the daemon's admin endpoint listens, inside the namespace.
+const ADMIN_PORT: u16 = 9750;
+/// Loading the program on a busy machine takes seconds at worst.
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// A machine for the daemon.
+#[derive(Debug, Clone)]
+pub struct Balancer {
+    namespace: Namespace,
+    two_networks: bool,
+    pins: PathBuf,
+}
+
+/// A service for a configuration: shown, it is a `[[service]]` of TOML.
+#[derive(Debug, Clone)]
+pub struct Service {
+    name: String,
+    address: SocketAddr,
+    protocol: &'static str,
+    health: String,
+    settings: String,
+    backends: Vec<(String, IpAddr, u16)>,
+}
+
+/// A daemon. When it is dropped it is stopped, and its program is taken out of the kernel.
+#[derive(Debug)]
+pub struct Weir {
+    balancer: Balancer,
+    binary: PathBuf,
+    process: Process,
+}
+
+// === impl Balancer ===
+
+impl Balancer {
+    pub(crate) fn new(namespace: Namespace, two_networks: bool, pins: PathBuf) -> Self {
+        Self { namespace, two_networks, pins }
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its interfaces: where the clients are, and with two networks, where the backends are.
+    pub fn interfaces(&self) -> &'static [&'static str] {
+        if self.two_networks { &["eth0", "eth1"] } else { &["eth0"] }
+    }
+
+    /// A configuration file for the daemon here. Other sections may be appended to it.
+    pub fn config(&self, services: &[Service]) -> String {
+        let mut text = format!(
+            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nbpf_dir = \"{pins}\"\n\n\
+             [control]\nsocket = \"{socket}\"\n\n\
+             [admin]\nlisten = \"127.0.0.1:{ADMIN_PORT}\"\n\n\
+             [limits]\nservices = 64\nbackends = 256\nring_slots = 1048576\nflows = 65536\n",
+            name = self.namespace.role(),
+            state = self.file("state").display(),
+            pins = self.pins.display(),
+            socket = self.file("weir.sock").display(),
+        );
+        for interface in self.interfaces() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n[[interface]]\nname = \"{interface}\"\nmode = \"native\"\n");
+        }
+        for service in services {
+            let _ = write!(text, "\n{service}");
+        }
+        text
+    }
+
+    /// Starts the daemon with a configuration, and returns when it is ready.
+    ///
+    /// The program is the one that the variable `WEIR_BIN` names, else the one that was built
+    /// beside the running program.
+    ///
+    /// # Errors
+    ///
+    /// There is no such program, or the daemon ends or is not ready in time; with its log.
+    pub fn start_weir(&self, config: &str) -> Result<Weir> {
+        mount_bpffs()?;
+        let binary = find_binary()?;
+        self.write_config(config)?;
+        let process = self.launch(&binary)?;
+        Ok(Weir { balancer: self.clone(), binary, process })
+    }
+
+    fn launch(&self, binary: &Path) -> Result<Process> {
+        let config = self.config_path();
+        let words = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let mut process = self.namespace.spawn("weir", &words)?;
+        process.wait_until(START_LIMIT, || {
+            let answer = self.admin("/readyz")?;
+            ensure!(answer.status == 200, "/readyz says {answer}");
+            Ok(())
+        })?;
+        Ok(process)
+    }
+
+    fn admin(&self, path: &str) -> Result<Response> {
+        let target = Target::new((Ipv4Addr::LOCALHOST, ADMIN_PORT).into());
+        let (status, body) =
+            self.namespace.enter(|| http::request(target, path, COMMAND_LIMIT))??;
+        Ok(Response { status, body })
+    }
+
+    fn write_config(&self, config: &str) -> Result<()> {
+        let path = self.config_path();
+        fs::write(&path, config).with_context(|| format!("write {}", path.display()))
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.file("weir.toml")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.namespace.directory().join(name)
+    }
+}
+
+// === impl Weir ===
+
+impl Weir {
+    /// Runs another command of the program with the daemon's configuration, and returns what it
+    /// prints.
+    ///
+    /// # Errors
+    ///
+    /// It fails or takes more than ten seconds; with all its output.
+    pub fn cli<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let mut command = self.balancer.namespace.command(&self.binary);
+        command.args(arguments).arg("--config").arg(self.balancer.config_path());
+        process::run(command, COMMAND_LIMIT)
+    }
+
+    /// Runs a command that prints JSON.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Weir::cli`], or it prints something else.
+    pub fn json<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<serde_json::Value> {
+        let mut words: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        words.push("--json".as_ref());
+        let text = self.cli(&words)?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// Gets a path of its admin endpoint, e.g. `/metrics`.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn admin(&self, path: &str) -> Result<Response> {
+        self.balancer.admin(path).with_context(|| format!("get {path} of the admin endpoint"))
+    }
+
+    /// Replaces the configuration and reloads it.
+    ///
+    /// # Errors
+    ///
+    /// The daemon refuses it; with what it says.
+    pub fn reload(&self, config: &str) -> Result<String> {
+        self.balancer.write_config(config)?;
+        self.cli(&["reload"])
+    }
+
+    /// Kills it (SIGKILL). Its program stays in the kernel.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks it to leave in order (SIGTERM), and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// It does not leave within ten seconds, or not with status 0; with its log.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.terminate(STOP_LIMIT)
+    }
+
+    /// Starts it again after [`Weir::kill`] or [`Weir::stop`], and returns when it is ready.
+    ///
+    /// # Errors
+    ///
+    /// It runs, or as for [`Balancer::start_weir`].
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(!self.process.is_running()?, "the daemon runs");
+        self.process = self.balancer.launch(&self.binary)?;
+        Ok(())
+    }
+
+    /// Stops it in order and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Weir::stop`] and [`Weir::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// All that it logged, over all its starts.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        // Nobody to tell; the lab's own end removes what stays, except that links pinned in the
+        // bpffs outlive their interfaces, hence the last line.
+        let _ = self.stop();
+        let _ = self.cli(&["detach"]);
+        let _ = fs::remove_dir_all(&self.balancer.pins);
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    pub(crate) fn new(name: &str, address: SocketAddr, backends: &[Backend]) -> Self {
+        let address_of = |backend: &Backend| -> IpAddr {
+            if address.is_ipv4() { backend.address().into() } else { backend.address6().into() }
+        };
+        Self {
+            name: name.to_owned(),
+            address,
+            protocol: "tcp",
+            health: "type = \"http\"\nport = 80\npath = \"/health\"\ninterval = \"200ms\"\n\
+                     timeout = \"200ms\"\nrise = 2\nfall = 2\n"
+                .to_owned(),
+            settings: String::new(),
+            backends: backends
+                .iter()
+                .map(|backend| (backend.name().to_owned(), address_of(backend), 1))
+                .collect(),
+        }
+    }
+
+    /// Balances UDP instead of TCP.
+    #[must_use]
+    pub fn udp(mut self) -> Self {
+        self.protocol = "udp";
+        self
+    }
+
+    /// Another text for `[service.health]`; by default `/health` is fetched five times a second,
+    /// and two answers in a row decide.
+    #[must_use]
+    pub fn health(mut self, toml: &str) -> Self {
+        self.health = format!("{}\n", toml.trim_end());
+        self
+    }
+
+    /// Another setting of the service, its value as TOML: `set("algorithm", "\"ip_hash\"")`.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.settings, "{key} = {value}");
+        self
+    }
+
+    /// Gives a backend another weight than 1.
+    #[must_use]
+    pub fn weight(mut self, backend: &str, weight: u16) -> Self {
+        for (_, _, old) in self.backends.iter_mut().filter(|(name, ..)| name == backend) {
+            *old = weight;
+        }
+        self
+    }
+
+    /// Leaves a backend out.
+    #[must_use]
+    pub fn without(mut self, backend: &str) -> Self {
+        self.backends.retain(|(name, ..)| name != backend);
+        self
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, address, protocol, health, settings, backends } = self;
+        write!(
+            f,
+            "[[service]]\nname = \"{name}\"\naddress = \"{}\"\nport = {}\n\
+             protocol = \"{protocol}\"\n{settings}[service.health]\n{health}",
+            address.ip(),
+            address.port(),
+        )?;
+        for (name, address, weight) in backends {
+            write!(
+                f,
+                "[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\n\
+                 weight = {weight}\n"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+// === helpers ===
+
+/// The daemon pins its program in the machine's bpffs, which containers often lack.
+fn mount_bpffs() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
+    if mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(BPF_DIRECTORY)) {
+        return Ok(());
+    }
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "bpf", "bpf", BPF_DIRECTORY]);
+    process::run(mount, COMMAND_LIMIT).map(drop)
+}
+
+fn find_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("WEIR_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "WEIR_BIN names {}, which is no file", path.display());
+        return Ok(path);
+    }
+    // A program is in target/PROFILE, a test one below, in deps.
+    let running = env::current_exe().context("find the running program")?;
+    let mut candidates = running.ancestors().skip(1).take(2).map(|place| place.join("weir"));
+    candidates.find(|path| path.is_file()).with_context(|| {
+        format!("no `weir` beside {}: run `cargo build -p lb-userspace`", running.display())
+    })
+}
