@@ -76,7 +76,7 @@ mod tests {
         const BINS: u32 = 64;
         let mut bins = [0u32; BINS as usize];
         for port in 0..64_000u64 {
-            bins[scale(hash(SEED, (port << 16) | 80, 0x0A00_0001), BINS) as usize] += 1;
+            bins[scale(hash(SEED, (port << 16) | 0x50, 0x0A00_0001), BINS) as usize] += 1;
         }
         let expected = 1_000.0;
         let chi: f64 = bins.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum();

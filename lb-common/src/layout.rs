@@ -59,6 +59,7 @@ impl ServiceKey {
 
     /// The key with port 0, under which a service for every port is stored.
     #[inline(always)]
+    #[must_use]
     pub const fn any_port(self) -> Self {
         Self { head: self.head & !(0xFFFF << 32), tail: self.tail }
     }

@@ -8,6 +8,7 @@
 #![allow(
     unreachable_pub,
     missing_docs,
+    clippy::needless_pass_by_value,
     reason = "what the xdp macro makes of a documented program"
 )]
 
@@ -15,7 +16,7 @@ mod count;
 mod maps;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
     helpers::bpf_redirect,
     macros::xdp,
     programs::XdpContext,
@@ -66,11 +67,12 @@ fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
     let flow = flow::parse(packet, maps::own_mac())?;
     let way = steer::steer(&KernelTables, &maps::parameters(), &flow)?;
     let interface = rewrite::l2(packet, way.backend)?;
-    let redirected = interface != ctx.ingress_ifindex() as u32;
+    let redirected = interface as usize != ctx.ingress_ifindex();
     count::forwarded(way.number, packet.length(), flow.opens, redirected);
     if redirected {
-        // SAFETY: a helper without pointers.
-        return Ok(unsafe { bpf_redirect(interface, 0) as u32 });
+        // SAFETY: a helper without pointers; it records where the frame is to go.
+        unsafe { bpf_redirect(interface, 0) };
+        return Ok(XDP_REDIRECT);
     }
     Ok(XDP_TX)
 }

@@ -4,7 +4,10 @@
 //! rewrites its frame, so the next hop's address is the interface's own here: the next run sees
 //! the frame as addressed to us again.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -105,8 +108,8 @@ pub fn program(effort: Effort) -> Result<Report> {
             flows: 1,
             services: case.services,
             backends: case.backends,
-            net_ns: quantile(&net, 0.5),
-            spread_ns: quantile(&net, 0.75) - quantile(&net, 0.25),
+            net_ns: quantile(&net, 50),
+            spread_ns: quantile(&net, 75) - quantile(&net, 25),
         });
         empties.extend(empty);
         let (verified, translated, jitted) = program.size()?;
@@ -114,7 +117,7 @@ pub fn program(effort: Effort) -> Result<Report> {
         report.translated_bytes = translated;
         report.jitted_bytes = jitted;
     }
-    report.empty_ns = quantile(&empties, 0.5);
+    report.empty_ns = quantile(&empties, 50);
     Ok(report)
 }
 
@@ -129,12 +132,12 @@ fn rounds(program: &mut Program, frame: &[u8], effort: Effort) -> Result<(Vec<f6
     Ok((net, empty))
 }
 
-/// The value below which a share of the samples lies.
-fn quantile(samples: &[f64], share: f64) -> f64 {
+/// The value below which so many percent of the samples lie.
+fn quantile(samples: &[f64], percent: usize) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+    let rank = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(rank).copied().unwrap_or(f64::NAN)
 }
 
 /// The measured service is the first; the others make the table as full as it would be.
@@ -143,15 +146,18 @@ fn configuration(case: &Case) -> String {
     for service in 0..case.services {
         let protocol = if case.packet == "udp" { "udp" } else { "tcp" };
         let vip = Ipv4Addr::from_bits(0xC633_6400 + service);
-        text += &format!(
+        let _ = write!(
+            text,
             "[[service]]\nname = \"s{service}\"\naddress = \"{vip}\"\nport = 80\n\
              protocol = \"{protocol}\"\n"
         );
         let backends = if service == 0 { case.backends } else { 1 };
         for backend in 0..backends {
             let address = IpAddr::V4(Ipv4Addr::from_bits(0x0A00_0001 + backend));
-            text +=
-                &format!("[[service.backend]]\nname = \"b{backend}\"\naddress = \"{address}\"\n");
+            let _ = write!(
+                text,
+                "[[service.backend]]\nname = \"b{backend}\"\naddress = \"{address}\"\n"
+            );
         }
     }
     text
@@ -192,8 +198,9 @@ impl Report {
             self.empty_ns
         );
         for row in &self.results {
-            text += &format!(
-                "{:6}  {:7}  {:8}  {:8}  {:6.1}  {:6.1}\n",
+            let _ = writeln!(
+                text,
+                "{:6}  {:7}  {:8}  {:8}  {:6.1}  {:6.1}",
                 row.packet, row.state, row.services, row.backends, row.net_ns, row.spread_ns
             );
         }

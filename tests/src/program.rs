@@ -90,7 +90,7 @@ impl Program {
         for name in ["weir", "empty_tx"] {
             xdp(&mut ebpf, name)?.load()?;
         }
-        let core = Core::new(config, limits, Saved::default(), None, now())
+        let core = Core::new(config, limits, &Saved::default(), None, now())
             .map_err(|error| anyhow!(error))?;
         let mut program = Self { ebpf, core, tables, id, bpf_dir };
         program.bring_up(hop);

@@ -113,17 +113,17 @@ impl Core {
         if span != old_span {
             self.rebuild_into(&spec.name, span);
         }
-        if key != old_key {
-            self.place_service(&spec.name, key, span, meta)?;
-            self.places.remove(old_key);
-            self.write(Write::ServiceGone(place));
-        } else {
+        if key == old_key {
             if span != old_span {
                 self.write(Write::ServiceRing(place, span.to_word()));
             }
             if meta != old_meta {
                 self.write(Write::ServiceMeta(place, meta));
             }
+        } else {
+            self.place_service(&spec.name, key, span, meta)?;
+            self.places.remove(old_key);
+            self.write(Write::ServiceGone(place));
         }
         if span != old_span {
             self.spans.give_back(old_span);

@@ -24,10 +24,7 @@ pub struct Candidate {
 pub fn identity(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => mix(u64::from(v4.to_bits())),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            mix(mix(bits as u64) ^ (bits >> 64) as u64)
-        }
+        IpAddr::V6(v6) => v6.segments().iter().fold(0, |h, part| mix(h ^ u64::from(*part))),
     }
 }
 
@@ -219,7 +216,9 @@ mod tests {
     #[test]
     fn without_weight_no_slot_has_an_owner() {
         let mut set = candidates(2);
-        set.iter_mut().for_each(|c| c.weight = 0);
+        for candidate in &mut set {
+            candidate.weight = 0;
+        }
         assert!(build(&set, 1_009).iter().all(|owner| *owner == Slot::NONE));
         assert!(build(&[], 1_009).iter().all(|owner| *owner == Slot::NONE));
     }

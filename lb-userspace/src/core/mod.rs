@@ -100,7 +100,7 @@ impl Core {
     pub fn new(
         config: Config,
         limits: Limits,
-        saved: Saved,
+        saved: &Saved,
         live: Option<&dyn Tables>,
         now: Now,
     ) -> Result<Self, String> {
@@ -120,7 +120,7 @@ impl Core {
         };
         core.notices = core.changes.settle(&core.config.services);
         if let Some(tables) = live {
-            core.adopt(&saved, tables, places::buckets_for(limits.services));
+            core.adopt(saved, tables, places::buckets_for(limits.services));
         }
         core.apply(now)?;
         Ok(core)

@@ -37,7 +37,7 @@ pub struct Placement {
 pub struct Places {
     mask: u32,
     keys: HashMap<Place, ServiceKey>,
-    places: HashMap<ServiceKey, Place>,
+    homes: HashMap<ServiceKey, Place>,
     vacated: HashSet<Place>,
 }
 
@@ -54,7 +54,7 @@ impl Places {
         Self {
             mask: buckets - 1,
             keys: HashMap::new(),
-            places: HashMap::new(),
+            homes: HashMap::new(),
             vacated: HashSet::new(),
         }
     }
@@ -62,12 +62,12 @@ impl Places {
     /// Records what a table adopted from an earlier run holds.
     pub fn adopt(&mut self, key: ServiceKey, place: Place) {
         self.keys.insert(place, key);
-        self.places.insert(key, place);
+        self.homes.insert(key, place);
     }
 
     /// Where a key sits.
     pub fn place(&self, key: ServiceKey) -> Option<Place> {
-        self.places.get(&key).copied()
+        self.homes.get(&key).copied()
     }
 
     /// Finds room for a key and takes it; `None` if there is none within reach.
@@ -89,7 +89,7 @@ impl Places {
 
     /// Gives a key's place back.
     pub fn remove(&mut self, key: ServiceKey) -> Option<Place> {
-        let place = self.places.remove(&key)?;
+        let place = self.homes.remove(&key)?;
         self.keys.remove(&place);
         self.vacated.insert(place);
         Some(place)
@@ -191,6 +191,6 @@ mod tests {
         for n in &stored {
             assert!(table.remove(key(*n)).is_some());
         }
-        assert!(table.keys.is_empty() && table.places.is_empty());
+        assert!(table.keys.is_empty() && table.homes.is_empty());
     }
 }

@@ -81,7 +81,7 @@ fn hop(address: IpAddr) -> NextHop {
 impl World {
     fn new(config: Config) -> Self {
         let now = Now { monotonic: Duration::ZERO, wall: UNIX_EPOCH };
-        let core = Core::new(config, LIMITS, Saved::default(), None, now).unwrap();
+        let core = Core::new(config, LIMITS, &Saved::default(), None, now).unwrap();
         let mut world =
             Self { core, tables: Mapped::anonymous(LIMITS), seconds: 0, events: Vec::new() };
         world.carry_out();
@@ -125,7 +125,9 @@ impl World {
     }
 
     fn fail(&mut self, id: &BackendId) {
-        (0..3).for_each(|_| self.check(id, false));
+        for _ in 0..3 {
+            self.check(id, false);
+        }
     }
 
     fn command(&mut self, command: Command) -> Result<String, CommandError> {
@@ -147,8 +149,8 @@ impl World {
     fn restart(&mut self, config: Config) -> usize {
         let now = self.now();
         let saved = serde_json::to_string(&self.core.saved()).unwrap();
-        let saved = serde_json::from_str(&saved).unwrap();
-        self.core = Core::new(config, LIMITS, saved, Some(&self.tables), now).unwrap();
+        let saved: Saved = serde_json::from_str(&saved).unwrap();
+        self.core = Core::new(config, LIMITS, &saved, Some(&self.tables), now).unwrap();
         self.carry_out()
     }
 
@@ -385,7 +387,9 @@ fn full_tables_refuse_and_leave_all_as_it_was() {
         },
         expect: Expect::Any,
     };
-    (1..=4).for_each(|n| drop(world.command(put(n)).unwrap()));
+    for n in 1..=4 {
+        world.command(put(n)).unwrap();
+    }
     let error = world.command(put(5)).unwrap_err();
     assert!(error.to_string().contains("limits.backends"), "{error}");
     world.check_invariants();

@@ -141,7 +141,9 @@ impl Daemon {
             Ask::Reload => match self.reload() {
                 Ok(what) => info!("reloaded: {what}"),
                 Err(faults) => {
-                    faults.iter().for_each(|fault| error!("{fault}"));
+                    for fault in &faults {
+                        error!("{fault}");
+                    }
                     error!("the configuration was refused; nothing changed");
                 }
             },

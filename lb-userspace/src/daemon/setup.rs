@@ -54,7 +54,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let (id, adopted) = choose_tables(&state, &config);
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
     let live = adopted.then_some(&tables.mapped as &dyn lb_common::steer::Tables);
-    let core = Core::new(config.clone(), config.limits, state.core, live, clock.now())
+    let core = Core::new(config.clone(), config.limits, &state.core, live, clock.now())
         .map_err(anyhow::Error::msg)?;
     let control = control::Server::bind(&config.control)?;
     let admin = admin::Server::bind(config.admin.listen).await?;

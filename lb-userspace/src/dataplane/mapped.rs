@@ -62,9 +62,14 @@ impl<T> Pages<T> {
     }
 
     fn get(&self, index: usize) -> Option<&T> {
-        // SAFETY: within the mapping by the check; page alignment is more than T's; the content
-        // is atomics, valid whatever their value.
-        (index < self.entries).then(|| unsafe { self.start.add(index).as_ref() })
+        if index >= self.entries {
+            return None;
+        }
+        // SAFETY: within the mapping by the check.
+        let entry = unsafe { self.start.add(index) };
+        // SAFETY: page alignment is more than T's; the content is atomics, valid whatever their
+        // value.
+        Some(unsafe { entry.as_ref() })
     }
 }
 
