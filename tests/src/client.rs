@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -30,6 +30,7 @@ const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Client {
     namespace: Namespace,
+    address: Ipv4Addr,
 }
 
 /// An HTTP answer.
@@ -62,8 +63,13 @@ pub struct Traffic {
 type Request = Box<dyn Fn() -> io::Result<String> + Send + Sync>;
 
 impl Client {
-    pub(crate) fn new(namespace: Namespace) -> Self {
-        Self { namespace }
+    pub(crate) fn new(namespace: Namespace, address: Ipv4Addr) -> Self {
+        Self { namespace, address }
+    }
+
+    /// Its address: the source of all its requests.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     /// Its namespace.

@@ -272,7 +272,7 @@ impl LabBuilder {
             Ok(Balancer::new(named(&role)?, self.two_networks, pins))
         });
         Ok(Lab {
-            client: Client::new(named("client")?),
+            client: Client::new(named("client")?, Network::Front.v4(CLIENT)),
             balancers: balancers.collect::<Result<_>>()?,
             backends: self.start_backends(&namespaces)?,
             bridge,

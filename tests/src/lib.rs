@@ -26,6 +26,7 @@ mod http;
 pub mod lab;
 pub mod namespace;
 mod nginx;
+mod observe;
 pub mod process;
 pub mod program;
 mod requirements;

@@ -1,8 +1,14 @@
 //! What Weir costs, measured.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use weir_lab::bench::{self, Effort};
+
+use crate::process;
 
 /// `cargo xtask bench`
 #[derive(Debug, clap::Args)]
@@ -13,22 +19,43 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
-    /// Nanoseconds a packet, through `BPF_PROG_TEST_RUN`
+    /// Nanoseconds a packet, through `BPF_PROG_TEST_RUN`, less those of an empty program
     Program {
         /// Write the figures to this file as well
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Rounds, of which the median counts
+        #[arg(long, default_value_t = 31)]
+        rounds: usize,
+        /// Packets in a round
+        #[arg(long, default_value_t = 1_000_000)]
+        packets: u32,
     },
 }
 
 /// Runs one benchmark and prints its figures.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if process::again_as_root()? {
+        return Ok(());
+    }
     match &arguments.bench {
-        Bench::Program { json } => program(json.as_deref()),
+        Bench::Program { json, rounds, packets } => {
+            program(json.as_deref(), Effort { rounds: *rounds, repeat: *packets })
+        }
     }
 }
 
 /// The program's cost a packet, less that of a program that does nothing.
-fn program(_json: Option<&Path>) -> Result<()> {
-    bail!("`cargo xtask bench program` is not built yet")
+fn program(json: Option<&Path>, effort: Effort) -> Result<()> {
+    process::announce(&format!(
+        "{} rounds of {} packets for each case, in turn with an empty program",
+        effort.rounds, effort.repeat
+    ));
+    let report = bench::program(effort)?;
+    print!("{}", report.table());
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&report)?;
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }

@@ -15,6 +15,15 @@ pub(crate) enum Unprivileged {
     Sudo,
 }
 
+/// What the lab runs, and the Debian package of each.
+pub(crate) const LAB_PROGRAMS: [(&str, &str); 5] = [
+    ("curl", "curl"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("nginx", "nginx"),
+    ("wrk", "wrk"),
+];
+
 /// Installs those of the packages that are missing; `purpose` says what needs them.
 pub(crate) fn ensure(packages: &[&str], purpose: &str, unprivileged: Unprivileged) -> Result<()> {
     let missing = missing(packages);

@@ -64,6 +64,17 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>, variables: &[(&str, &OsStr)]) 
     through_sudo(program.as_ref(), variables)
 }
 
+/// Runs this very command again as root, for everybody else; returns whether it did.
+pub(crate) fn again_as_root() -> Result<bool> {
+    if is_root() {
+        return Ok(false);
+    }
+    announce("this needs root: going on through sudo");
+    let program = std::env::current_exe().context("finding this program")?;
+    run(through_sudo(program.as_os_str(), &[]).args(std::env::args_os().skip(1)))?;
+    Ok(true)
+}
+
 /// The variables are set behind sudo, because its policy may drop them on the way.
 fn through_sudo(program: &OsStr, variables: &[(&str, &OsStr)]) -> Command {
     let mut command = Command::new("sudo");

@@ -13,15 +13,6 @@ use clap::ValueEnum;
 
 use crate::{packages, process, test_report::Tally, workspace};
 
-/// What the lab runs, and the Debian package of each.
-const LAB_PROGRAMS: [(&str, &str); 5] = [
-    ("curl", "curl"),
-    ("ethtool", "ethtool"),
-    ("ip", "iproute2"),
-    ("nginx", "nginx"),
-    ("wrk", "wrk"),
-];
-
 /// When a test program that still runs is ended, in the words of timeout(1). A suite takes a few
 /// minutes at most.
 const TIME_LIMIT: &str = "30m";
@@ -148,7 +139,7 @@ impl Programs {
 
     /// Everything else that lb-tests holds.
     fn run_lab(&self) -> Result<Tally> {
-        packages::ensure_programs(&LAB_PROGRAMS, "the lab")?;
+        packages::ensure_programs(&packages::LAB_PROGRAMS, "the lab")?;
         let mut total = Tally::default();
         for test in self.tests.iter().filter(|test| !test.is_program_suite()) {
             total += self.run(test, &[])?;
