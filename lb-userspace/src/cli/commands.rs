@@ -1,0 +1,238 @@
+//! What each command does.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context;
+use clap::CommandFactory;
+use hyper::{Method, header};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    args::{Backend, Cli, Command, Place, Run, Target},
+    client::{self, Client},
+    events, explain, log,
+    status::{self, Sample},
+    style::Style,
+};
+use crate::{
+    config::{self, Config, Name},
+    control::Done,
+    core::{BackendChange, ExplainRequest, Status},
+    daemon,
+};
+
+const DEFAULT_CONFIG: &str = "/etc/weir/weir.toml";
+const DEFAULT_SOCKET: &str = "/run/weir/weir.sock";
+
+/// Runs a command to its end.
+pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { place, command } = cli;
+    match command {
+        Command::Run(options) => run_daemon(&place, options),
+        Command::Check => check(&place),
+        Command::Detach => daemon::detach(&config::load(&place.config_path())?),
+        Command::Completions { shell } => {
+            // Into memory first: the generator panics when its output is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
+            Ok(io::stdout().write_all(&script)?)
+        }
+        asking => {
+            let client = Client::new(place.socket_path()?);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(ask(&client, place.json, asking))
+        }
+    }
+}
+
+fn run_daemon(place: &Place, options: Run) -> anyhow::Result<()> {
+    log::init(&options.log)?;
+    daemon::run(place.config_path(), daemon::Options { object: options.object })
+}
+
+fn check(place: &Place) -> anyhow::Result<()> {
+    let path = place.config_path();
+    let config = config::load(&path)?;
+    let services = config.services.len();
+    let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    if place.json {
+        return print_json(&serde_json::json!({ "services": services, "backends": backends }));
+    }
+    let (services, backends) = (count(services, "service"), count(backends, "backend"));
+    Ok(writeln!(io::stdout(), "{} is fine: {services}, {backends}", path.display())?)
+}
+
+/// The commands that ask the daemon.
+async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Status { service, watch: None } => {
+            show_status(client, json, service.as_ref()).await
+        }
+        Command::Status { service, watch: Some(seconds) } => {
+            watch_status(client, service.as_ref(), Duration::from_secs(seconds.into())).await
+        }
+        Command::Backend(change) => change_backend(client, json, change).await,
+        Command::Explain { protocol, source, destination } => {
+            let question = ExplainRequest { protocol, source, destination };
+            let body = serde_json::to_vec(&question)?;
+            let answer = client.ask(Method::POST, "/v1/explain", None, body).await?;
+            print(json, &answer, |explanation| explain::sentence(&question, &explanation))
+        }
+        Command::Events { follow } => show_events(client, json, follow).await,
+        Command::Reload => {
+            let answer = client.ask(Method::POST, "/v1/reload", None, Vec::new()).await?;
+            print(json, &answer, |done: Done| done.message + "\n")
+        }
+        Command::Run(_) | Command::Check | Command::Detach | Command::Completions { .. } => {
+            unreachable!("done without a daemon in `run`")
+        }
+    }
+}
+
+async fn show_status(client: &Client, json: bool, service: Option<&Name>) -> anyhow::Result<()> {
+    if json {
+        let path = service.map_or("/v1/status".to_owned(), |name| format!("/v1/services/{name}"));
+        let answer = client.ask(Method::GET, &path, None, Vec::new()).await?;
+        return Ok(io::stdout().write_all(&answer)?);
+    }
+    let status = fetch_status(client, service).await?;
+    let text = status::text(&status, None, SystemTime::now(), Style::of_stdout());
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+async fn watch_status(
+    client: &Client,
+    service: Option<&Name>,
+    interval: Duration,
+) -> anyhow::Result<()> {
+    let style = Style::of_stdout();
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before: Option<(Status, Instant)> = None;
+    loop {
+        ticks.tick().await;
+        let (status, at) = (fetch_status(client, service).await?, Instant::now());
+        let sample = before
+            .as_ref()
+            .map(|(status, then)| Sample { status, seconds: (at - *then).as_secs_f64() });
+        let text = status::text(&status, sample, SystemTime::now(), style);
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}{text}", style.clear_screen())?;
+        out.flush()?;
+        before = Some((status, at));
+    }
+}
+
+/// The state, of one service or all.
+async fn fetch_status(client: &Client, service: Option<&Name>) -> anyhow::Result<Status> {
+    let answer = client.ask(Method::GET, "/v1/status", None, Vec::new()).await?;
+    let mut status: Status = understand(&answer)?;
+    if let Some(name) = service {
+        status.services.retain(|service| service.name == *name);
+        let known = !status.services.is_empty();
+        anyhow::ensure!(known, "there is no service {name}; `weir status` lists them");
+    }
+    Ok(status)
+}
+
+async fn change_backend(client: &Client, json: bool, change: Backend) -> anyhow::Result<()> {
+    let path =
+        |target: &Target| format!("/v1/services/{}/backends/{}", target.service, target.name);
+    let post = |target: &Target, action| (Method::POST, format!("{}/{action}", path(target)));
+    let put = |target: &Target, change: BackendChange| {
+        serde_json::to_vec(&change).map(|body| (Method::PUT, path(target), body))
+    };
+    let (method, path, condition, body) = match &change {
+        Backend::Add { target, address, change } => {
+            let (method, path, body) = put(target, change.with_address(Some(*address)))?;
+            (method, path, Some(header::IF_NONE_MATCH), body)
+        }
+        Backend::Set { target, address, change } => {
+            let (method, path, body) = put(target, change.with_address(*address))?;
+            (method, path, Some(header::IF_MATCH), body)
+        }
+        Backend::Remove(target) => (Method::DELETE, path(target), None, Vec::new()),
+        Backend::Maintenance(target) => {
+            let (method, path) = post(target, "maintenance");
+            (method, path, None, Vec::new())
+        }
+        Backend::Enable(target) => {
+            let (method, path) = post(target, "enable");
+            (method, path, None, Vec::new())
+        }
+    };
+    let answer = client.ask(method, &path, condition, body).await?;
+    print(json, &answer, |done: Done| done.message + "\n")
+}
+
+async fn show_events(client: &Client, json: bool, follow: bool) -> anyhow::Result<()> {
+    let mut lines = client.stream(&format!("/v1/events?follow={follow}")).await?;
+    let style = Style::of_stdout();
+    while let Some(line) = lines.next().await? {
+        let text =
+            if json { String::from_utf8_lossy(&line).into() } else { events::text(&line, style) };
+        writeln!(io::stdout(), "{text}")?;
+    }
+    anyhow::ensure!(!follow, "weir stopped; packets go on");
+    Ok(())
+}
+
+// === places ===
+
+impl Place {
+    fn config_path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
+    }
+
+    /// The daemon's socket. A configuration that was named has to be readable, lest a change
+    /// reach another daemon than was meant; the default one is only a hint.
+    fn socket_path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let socket = |config: Config| config.control.socket;
+        let Some(path) = &self.config else {
+            let config = config::load(Path::new(DEFAULT_CONFIG));
+            return Ok(config.map_or_else(|_| DEFAULT_SOCKET.into(), socket));
+        };
+        config::load(path).map(socket).with_context(|| {
+            format!("{} does not say where the socket is; use --socket", path.display())
+        })
+    }
+}
+
+// === output ===
+
+/// Prints an answer as it came, or as text.
+fn print<T: DeserializeOwned>(
+    json: bool,
+    answer: &[u8],
+    text: impl FnOnce(T) -> String,
+) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    if json {
+        return Ok(out.write_all(answer)?);
+    }
+    Ok(out.write_all(text(understand(answer)?).as_bytes())?)
+}
+
+fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    Ok(writeln!(io::stdout(), "{}", serde_json::to_string(value)?)?)
+}
+
+fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, client::Error> {
+    serde_json::from_slice(answer).map_err(|error| {
+        client::Error::Refused(format!(
+            "the daemon's answer makes no sense to this version ({error}); is it another one? \
+             `--json` shows the answer"
+        ))
+    })
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

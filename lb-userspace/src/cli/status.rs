@@ -1,0 +1,295 @@
+//! `weir status` as a table.
+
+use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
+
+use super::{
+    style::{Style, state_name},
+    time::age,
+};
+use crate::{
+    config::{Algorithm, AttachMode, Forward},
+    core::{BackendState, BackendStatus, Health, PacketStatus, ServiceStatus, Status},
+};
+
+/// An earlier state, and how long ago it was: what rates are made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample<'s> {
+    pub(super) status: &'s Status,
+    pub(super) seconds: f64,
+}
+
+/// The whole state as text; with an earlier one, with rates in place of totals.
+pub(super) fn text(
+    status: &Status,
+    before: Option<Sample<'_>>,
+    now: SystemTime,
+    style: Style,
+) -> String {
+    let interfaces: Vec<String> =
+        status.interfaces.iter().map(|i| format!("{} ({})", i.name, mode(i.mode))).collect();
+    let mut out = format!("{}  weir {}  {}\n", status.node, status.version, interfaces.join(", "));
+    for notice in &status.notices {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "note: {notice}");
+    }
+    for service in &status.services {
+        out.push('\n');
+        out.push_str(&service_text(service, before, now, style));
+    }
+    out.push('\n');
+    out.push_str(&packets(&status.packets));
+    out
+}
+
+fn service_text(
+    service: &ServiceStatus,
+    before: Option<Sample<'_>>,
+    now: SystemTime,
+    style: Style,
+) -> String {
+    let up = service.backends.iter().filter(|b| b.state == BackendState::Up).count();
+    let mut out = format!(
+        "{}  {}  {} {}  {}  {}  {up} of {} up\n",
+        service.name,
+        style.health(service.health, health(service.health)),
+        service.protocol,
+        vip(service),
+        algorithm(service.algorithm),
+        forward(service.forward),
+        service.backends.len(),
+    );
+    if service.backends.is_empty() {
+        out.push_str("  no backends; add one with `weir backend add`\n");
+        return out;
+    }
+    let mut rows = vec![heads(before.is_some())];
+    rows.extend(service.backends.iter().map(|backend| row(service, backend, before, now)));
+    let states = service.backends.iter().map(|backend| Some(backend.state));
+    table(&mut out, &rows, std::iter::once(None).chain(states), style);
+    out
+}
+
+const COLUMNS: usize = 10;
+
+/// Where the state stands in a row.
+const STATE: usize = 2;
+
+/// Columns of numbers are aligned to the right.
+const NUMBERS: std::ops::Range<usize> = 4..9;
+
+type Row = [String; COLUMNS];
+
+fn heads(rates: bool) -> Row {
+    let traffic =
+        if rates { ["PACKETS/S", "BYTES/S", "FLOWS/S"] } else { ["PACKETS", "BYTES", "NEW FLOWS"] };
+    let [packets, bytes, flows] = traffic;
+    ["BACKEND", "ADDRESS", "STATE", "SINCE", "WEIGHT", "SHARE", packets, bytes, flows, "REASON"]
+        .map(str::to_owned)
+}
+
+fn row(
+    service: &ServiceStatus,
+    backend: &BackendStatus,
+    before: Option<Sample<'_>>,
+    now: SystemTime,
+) -> Row {
+    let slots: u64 = service.backends.iter().map(|b| u64::from(b.slots)).sum();
+    let share = f64::from(backend.slots) * 100.0 / as_f64(slots.max(1));
+    let counts = [backend.packets, backend.bytes, backend.new_flows];
+    let [packets, bytes, flows] = match before {
+        None => counts.map(as_f64),
+        Some(sample) => rates(counts, earlier(sample.status, service, backend), sample.seconds),
+    };
+    [
+        backend.name.to_string(),
+        backend.address.to_string(),
+        state_name(backend.state).to_owned(),
+        age(now.duration_since(backend.since).unwrap_or_default()),
+        backend.weight.to_string(),
+        format!("{share:.1} %"),
+        scaled(packets),
+        scaled(bytes),
+        scaled(flows),
+        backend.reason.clone(),
+    ]
+}
+
+/// What the backend had counted at an earlier time; a new one starts where it is now.
+fn earlier(status: &Status, service: &ServiceStatus, backend: &BackendStatus) -> [u64; 3] {
+    let service = status.services.iter().find(|s| s.name == service.name);
+    let before = service.and_then(|s| s.backends.iter().find(|b| b.name == backend.name));
+    let then = before.unwrap_or(backend);
+    [then.packets, then.bytes, then.new_flows]
+}
+
+fn rates(now: [u64; 3], then: [u64; 3], seconds: f64) -> [f64; 3] {
+    std::array::from_fn(|i| as_f64(now[i].saturating_sub(then[i])) / seconds.max(0.001))
+}
+
+fn table(
+    out: &mut String,
+    rows: &[Row],
+    states: impl Iterator<Item = Option<BackendState>>,
+    style: Style,
+) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    for (row, state) in rows.iter().zip(states) {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let padded = if NUMBERS.contains(&column) {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            };
+            let cell = match state {
+                Some(state) if column == STATE => style.state(state, &padded),
+                _ => padded,
+            };
+            line.push_str("  ");
+            line.push_str(&cell);
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+fn packets(packets: &PacketStatus) -> String {
+    let reasons = |list: &[(String, u64)]| {
+        let total: u64 = list.iter().map(|(_, count)| count).sum();
+        let mut text = total.to_string();
+        let parts: Vec<String> = list
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| format!("{reason} {count}"))
+            .collect();
+        if !parts.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, " ({})", parts.join(", "));
+        }
+        text
+    };
+    format!(
+        "packets: {} forwarded (tx {}, redirect {}), passed {}, dropped {}\n",
+        packets.tx + packets.redirect,
+        packets.tx,
+        packets.redirect,
+        reasons(&packets.pass),
+        reasons(&packets.drop),
+    )
+}
+
+// === words ===
+
+fn vip(service: &ServiceStatus) -> String {
+    match service.port {
+        0 if service.address.is_ipv6() => format!("[{}]:*", service.address),
+        0 => format!("{}:*", service.address),
+        port => SocketAddr::new(service.address, port).to_string(),
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Green => "green",
+        Health::Yellow => "yellow",
+        Health::Red => "red",
+    }
+}
+
+fn algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Maglev => "maglev",
+        Algorithm::IpHash => "ip_hash",
+    }
+}
+
+fn forward(forward: Forward) -> &'static str {
+    match forward {
+        Forward::L2 => "l2",
+    }
+}
+
+fn mode(mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Auto => "auto",
+        AttachMode::Native => "native",
+        AttachMode::Generic => "generic",
+    }
+}
+
+/// Exact up to a few millions, which people compare digit by digit; beyond that in powers of 1000.
+fn scaled(number: f64) -> String {
+    const UNITS: [(f64, &str); 3] = [(1e15, "P"), (1e12, "T"), (1e9, "G")];
+    if number < 1e7 {
+        return format!("{number:.0}");
+    }
+    let (unit, name) = UNITS.into_iter().find(|(unit, _)| number >= *unit).unwrap_or((1e6, "M"));
+    format!("{:.2} {name}", number / unit)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http::testing;
+
+    fn later() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(3_725)
+    }
+
+    #[test]
+    fn a_table_says_what_is_up_and_why_not() {
+        let text = text(&testing::status(), None, later(), Style::Plain);
+        assert_eq!(
+            text,
+            "\
+lb-1  weir 0.1.0  eth0 (native)
+
+web  yellow  tcp 192.0.2.10:80  maglev  l2  1 of 2 up
+  BACKEND  ADDRESS   STATE  SINCE  WEIGHT    SHARE  PACKETS  BYTES  NEW FLOWS  REASON
+  a        10.0.0.1  up     1h 2m       1  100.0 %       30   3000          2  connection refused
+  b        10.0.0.1  down   1h 2m       1    0.0 %       30   3000          2  connection refused
+
+packets: 70 forwarded (tx 60, redirect 10), passed 7 (not_ip 3, icmp 4), dropped 5 (no_backend 5)
+"
+        );
+    }
+
+    #[test]
+    fn two_samples_make_rates() {
+        let before = testing::status();
+        let mut after = before.clone();
+        after.services[0].backends[0].packets += 5_000;
+        let sample = Sample { status: &before, seconds: 2.0 };
+        let text = text(&after, Some(sample), later(), Style::Plain);
+        let row = text.lines().find(|line| line.starts_with("  a ")).expect("a row");
+        assert!(text.contains("PACKETS/S") && row.contains(" 2500 "), "{text}");
+    }
+
+    #[test]
+    fn colours_do_not_move_the_columns() {
+        let plain = text(&testing::status(), None, later(), Style::Plain);
+        let mut coloured = text(&testing::status(), None, later(), Style::Colour);
+        assert_ne!(plain, coloured);
+        for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+            coloured = coloured.replace(code, "");
+        }
+        assert_eq!(plain, coloured);
+    }
+
+    #[test]
+    fn numbers_stay_readable() {
+        for (number, text) in
+            [(0.0, "0"), (9_999_999.0, "9999999"), (1.5e7, "15.00 M"), (2e12, "2.00 T")]
+        {
+            assert_eq!(scaled(number), text);
+        }
+    }
+}
