@@ -95,9 +95,8 @@ impl Weir {
         let what = format!("{service}/{backend} {state:?}");
         self.wait_until(limit, &what, |status| {
             let mut services = status.services.iter().filter(|s| s.name.as_str() == service);
-            services.any(|s| {
-                s.backends.iter().any(|b| b.name.as_str() == backend && b.state == state)
-            })
+            services
+                .any(|s| s.backends.iter().any(|b| b.name.as_str() == backend && b.state == state))
         })
     }
 

@@ -5,7 +5,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use weir::core::{BackendState, EventKind, Health};
-use weir_lab::{Lab, Weir};
+use weir_lab::{Lab, Weir, backend::UDP_PORT};
 
 const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -141,7 +141,7 @@ fn a_script_decides_and_its_words_are_the_reason() {
 #[test]
 fn explain_names_the_backend_that_answers() {
     let lab = lab();
-    let udp = lab.service("echo", 7).udp().set("algorithm", "\"ip_hash\"");
+    let udp = lab.service("echo", UDP_PORT).udp().set("algorithm", "\"ip_hash\"");
     let config = lab.balancer().config(&[lab.service("web", PORT), udp.health("type = \"none\"")]);
     let weir = lab.balancer().start_weir(&config).unwrap();
     weir.wait_until_up().unwrap();
@@ -153,8 +153,8 @@ fn explain_names_the_backend_that_answers() {
         assert_eq!((said.reason.as_str(), said.verdict.as_str()), ("settled", "tx"));
     }
     for port in 20_000..20_005 {
-        let said = weir.explain("udp", from(port), lab.vip(7)).unwrap();
-        let answered = lab.client().udp_request_from(port, lab.vip(7)).unwrap();
+        let said = weir.explain("udp", from(port), lab.vip(UDP_PORT)).unwrap();
+        let answered = lab.client().udp_request_from(port, lab.vip(UDP_PORT)).unwrap();
         assert_eq!(said.backend.unwrap().as_str(), answered, "source port {port}");
     }
     let nowhere = weir.explain("tcp", from(1), lab.vip(81)).unwrap();

@@ -102,8 +102,8 @@ fn spread(lab: &Lab, vip: SocketAddr, verdict: &mut Verdict) -> Result<()> {
     println!("  {tally}");
     verdict.check(tally.failed == 0, "every request is answered");
     // A third each; five standard deviations of a fair draw.
-    let even = tally.answers.len() == 3
-        && tally.answers.values().all(|n| n.abs_diff(REQUESTS / 3) < 130);
+    let even =
+        tally.answers.len() == 3 && tally.answers.values().all(|n| n.abs_diff(REQUESTS / 3) < 130);
     verdict.check(even, "the three backends share them evenly");
     Ok(())
 }
@@ -150,12 +150,7 @@ fn backend_killed(lab: &Lab, weir: &Weir, vip: SocketAddr, verdict: &mut Verdict
     Ok(())
 }
 
-fn daemon_killed(
-    lab: &Lab,
-    weir: &mut Weir,
-    vip: SocketAddr,
-    verdict: &mut Verdict,
-) -> Result<()> {
+fn daemon_killed(lab: &Lab, weir: &mut Weir, vip: SocketAddr, verdict: &mut Verdict) -> Result<()> {
     process::announce("killing the daemon (SIGKILL) under traffic, and starting it again");
     let traffic = lab.client().traffic(vip, THREADS)?;
     traffic.wait_for_more(SOME, PATIENCE)?;

@@ -19,14 +19,13 @@ use super::{
     style::Style,
 };
 use crate::{
-    config::{self, Config, Name},
+    config::{self, DEFAULT_SOCKET, Name},
     control::Done,
     core::{BackendChange, ExplainRequest, Status},
     daemon,
 };
 
 const DEFAULT_CONFIG: &str = "/etc/weir/weir.toml";
-const DEFAULT_SOCKET: &str = "/run/weir/weir.sock";
 
 /// Runs a command to its end.
 pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
@@ -194,12 +193,11 @@ impl Place {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
-        let socket = |config: Config| config.control.socket;
         let Some(path) = &self.config else {
-            let config = config::load(Path::new(DEFAULT_CONFIG));
-            return Ok(config.map_or_else(|_| DEFAULT_SOCKET.into(), socket));
+            let socket = config::load_socket(Path::new(DEFAULT_CONFIG));
+            return Ok(socket.unwrap_or_else(|_| DEFAULT_SOCKET.into()));
         };
-        config::load(path).map(socket).with_context(|| {
+        config::load_socket(path).with_context(|| {
             format!("{} does not say where the socket is; use --socket", path.display())
         })
     }

@@ -65,6 +65,27 @@ pub enum LoadError {
 ///
 /// [`LoadError`]: the file cannot be read, or everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
+    Ok(parse(&read(path)?, &path.display().to_string())?)
+}
+
+/// Reads only where the control socket is, so that a daemon can be asked while its configuration
+/// is being edited: other faults than those of syntax do not matter.
+///
+/// # Errors
+///
+/// [`LoadError`]: the file cannot be read, or is no TOML.
+pub fn load_socket(path: &Path) -> Result<PathBuf, LoadError> {
+    let text = read(path)?;
+    let mut report = Report::new(&text);
+    let source = Source::new(&text, &mut report);
+    let tree = source.tree(&mut report);
+    let control = tree.get("control").and_then(|value| value.get_ref().as_table());
+    let socket = control.and_then(|table| table.get("socket")?.get_ref().as_str());
+    let socket = socket.unwrap_or(DEFAULT_SOCKET).into();
+    Ok(report.finish(&text, &path.display().to_string(), Some(socket))?)
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
@@ -74,8 +95,7 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
         return Err(LoadError::TooLarge { path: path.to_owned() });
     }
     let file = path.display().to_string();
-    let text = String::from_utf8(bytes).map_err(|error| Faults::not_text(&file, &error))?;
-    Ok(parse(&text, &file)?)
+    Ok(String::from_utf8(bytes).map_err(|error| Faults::not_text(&file, &error))?)
 }
 
 /// Reads a configuration from its text; `file` is the name under which faults are reported.

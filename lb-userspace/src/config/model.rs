@@ -15,6 +15,9 @@ pub struct Name(Arc<str>);
 #[error("a name is 1 to 63 letters, digits, '.', '_' or '-'")]
 pub struct InvalidName;
 
+/// Where the control socket is unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/weir/weir.sock";
+
 /// The whole configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

@@ -12,8 +12,8 @@ use super::{
     fault::Report,
     health::{Checked, health},
     model::{
-        Admin, Algorithm, AttachMode, Backend, Config, Control, Forward, Interface, Limits, Name,
-        Node, OnEmpty, Protocol, Service,
+        Admin, Algorithm, AttachMode, Backend, Config, Control, DEFAULT_SOCKET, Forward, Interface,
+        Limits, Name, Node, OnEmpty, Protocol, Service,
     },
     reader::Table,
     values,
@@ -70,7 +70,7 @@ fn host_name(table: &Table<'_>) -> Option<String> {
 }
 
 fn control(table: &mut Table<'_>) -> Option<Control> {
-    let socket = table.or("socket", values::socket_path, PathBuf::from("/run/weir/weir.sock"));
+    let socket = table.or("socket", values::socket_path, PathBuf::from(DEFAULT_SOCKET));
     let group = table.or("group", values::text, "weir".to_owned());
     Some(Control { socket: socket?, group: group? })
 }

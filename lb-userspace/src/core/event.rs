@@ -55,7 +55,7 @@ pub enum EventKind {
         to: BackendState,
         /// Why.
         reason: String,
-        /// Slots of the ring that changed hands by it.
+        /// Slots of the ring that it gained or lost.
         slots_moved: u32,
     },
     /// A backend was added, changed or removed, by command or reload.

@@ -191,15 +191,16 @@ impl Core {
     /// Rebuilds every stale ring and tells of the changes of state that made it so.
     fn rebuild_rings(&mut self) {
         let mut moved = HashMap::new();
-        for (name, service) in self.services.iter_mut().filter(|(_, service)| service.stale) {
-            let slots = service.rebuild();
-            moved.insert(name.clone(), u32::try_from(slots.len()).unwrap_or(u32::MAX));
-            if !slots.is_empty() {
-                self.actions.push(Action::Write(Write::Slots(slots)));
+        for service in self.services.values_mut().filter(|service| service.stale) {
+            let rebuilt = service.rebuild();
+            moved.extend(rebuilt.moved);
+            if !rebuilt.slots.is_empty() {
+                self.actions.push(Action::Write(Write::Slots(rebuilt.slots)));
             }
         }
         for Pending { id, from, to, reason, cause } in self.pending.drain(..) {
-            let slots_moved = moved.get(&id.service).copied().unwrap_or(0);
+            let changed = self.services.get(&id.service).and_then(|s| s.backends.get(&id.backend));
+            let slots_moved = changed.and_then(|b| moved.get(&b.number)).copied().unwrap_or(0);
             let BackendId { service, backend } = id;
             let kind = EventKind::Backend { service, backend, from, to, reason, slots_moved };
             self.actions.push(Action::Event(kind, cause));
@@ -225,9 +226,10 @@ impl Core {
                 }
             }
             Some(Err(reason)) => {
-                let news = backend.no_way.as_ref() != Some(reason);
+                // A way that is not known yet is no event; one that is lost is, once.
+                let lost = backend.no_way.is_none() && backend.written.is_some();
                 backend.no_way = Some(reason.clone());
-                news.then(|| reason.clone())
+                lost.then(|| reason.clone())
             }
         };
         if let Some(what) = what {

@@ -1,6 +1,9 @@
 //! One running service: its place, its ring, its backends.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use lb_common::layout::{RingSpan, ServiceKey, ServiceMeta, Slot};
 
@@ -35,6 +38,15 @@ pub(super) struct Service {
     pub(super) stale: bool,
 }
 
+/// What a rebuilt ring changed.
+#[derive(Debug, Default)]
+pub(super) struct Rebuilt {
+    /// The slots that differ, by index in the ring map.
+    pub(super) slots: Vec<(u32, Slot)>,
+    /// How many slots each backend gained or lost, by its number.
+    pub(super) moved: HashMap<u16, u32>,
+}
+
 /// The key of a VIP in the service table.
 pub(super) fn key(address: IpAddr, port: u16, protocol: Protocol) -> ServiceKey {
     let port = u16::from_le_bytes(port.to_be_bytes());
@@ -60,8 +72,8 @@ pub(super) fn meta(index: u32, spec: &Spec) -> ServiceMeta {
 }
 
 impl Service {
-    /// Builds the ring anew and returns the slots that differ, by index in the ring map.
-    pub(super) fn rebuild(&mut self) -> Vec<(u32, Slot)> {
+    /// Builds the ring anew and returns what differs.
+    pub(super) fn rebuild(&mut self) -> Rebuilt {
         self.stale = false;
         let candidates: Vec<Candidate> = self
             .backends
@@ -73,14 +85,17 @@ impl Service {
             })
             .collect();
         let owners = maglev::build(&candidates, self.span.length);
-        let changed = (self.span.base..)
-            .zip(self.owners.iter().zip(&owners))
-            .filter(|(_, (old, new))| old != new)
-            .map(|(index, (_, new))| (index, Slot::settled(*new)))
-            .collect();
+        let mut rebuilt = Rebuilt::default();
+        for (index, (old, new)) in (self.span.base..).zip(self.owners.iter().zip(&owners)) {
+            if old != new {
+                rebuilt.slots.push((index, Slot::settled(*new)));
+                *rebuilt.moved.entry(*old).or_default() += 1;
+                *rebuilt.moved.entry(*new).or_default() += 1;
+            }
+        }
         self.owners = owners;
         self.count_slots();
-        changed
+        rebuilt
     }
 
     /// All slots as they are, for a new place in the ring map.
