@@ -85,17 +85,20 @@ impl Service {
             })
             .collect();
         let owners = maglev::build(&candidates, self.span.length);
-        let mut rebuilt = Rebuilt::default();
+        // Counted by number in a flat table: this stands between a fault and its repair.
+        let mut moved = vec![0; usize::from(u16::MAX) + 1];
+        let mut slots = Vec::new();
         for (index, (old, new)) in (self.span.base..).zip(self.owners.iter().zip(&owners)) {
             if old != new {
-                rebuilt.slots.push((index, Slot::settled(*new)));
-                *rebuilt.moved.entry(*old).or_default() += 1;
-                *rebuilt.moved.entry(*new).or_default() += 1;
+                slots.push((index, Slot::settled(*new)));
+                moved[usize::from(*old)] += 1;
+                moved[usize::from(*new)] += 1;
             }
         }
         self.owners = owners;
         self.count_slots();
-        rebuilt
+        let moved = self.backends.values().map(|b| (b.number, moved[usize::from(b.number)]));
+        Rebuilt { slots, moved: moved.collect() }
     }
 
     /// All slots as they are, for a new place in the ring map.
