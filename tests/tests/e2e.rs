@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The lab's default check: every 200 ms, at most 200 ms long, two decide.
 const DETECTED_WITHIN: Duration = Duration::from_millis(2 * 200 + 200);
 /// What a busy machine may add to a moment measured from outside.
-const SLACK: Duration = Duration::from_millis(1000);
+const SLACK: Duration = Duration::from_secs(1);
 
 fn lab() -> Lab {
     weir_lab::require_root().unwrap();

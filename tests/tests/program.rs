@@ -293,16 +293,16 @@ fn a_failed_backend_gets_nothing_and_a_recovered_one_its_slots_back() {
             .collect::<Vec<u16>>()
     };
     let before = to_first(&mut program);
-    report(&mut program, "w1", Err("refused".to_owned()), 3);
+    report(&mut program, "w1", &Err("refused".to_owned()), 3);
     assert_eq!(to_first(&mut program), [] as [u16; 0]);
-    report(&mut program, "w1", Ok(()), 2);
+    report(&mut program, "w1", &Ok(()), 2);
     assert_eq!(to_first(&mut program), before);
 }
 
 #[test]
 fn a_new_neighbour_is_followed_and_a_lost_interface_never_half() {
     let mut program = program();
-    report(&mut program, "w2", Err("refused".to_owned()), 3);
+    report(&mut program, "w2", &Err("refused".to_owned()), 3);
     let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
     let hop = NextHop { destination: [0x02, 9, 9, 9, 9, 9], ..same_interface(address) };
     program.with_core(|core| core.next_hop(NextHopReport { address, outcome: Ok(hop) }, now()));
@@ -335,7 +335,7 @@ fn traffic_is_counted_by_backend() {
     assert_eq!(counters.bytes, (syn.len() + data.len()) as u64);
 }
 
-fn report(program: &mut Program, backend: &str, outcome: Result<(), String>, times: usize) {
+fn report(program: &mut Program, backend: &str, outcome: &Result<(), String>, times: usize) {
     let name = |text| weir::config::Name::new(text).unwrap();
     let id = BackendId { service: name("web"), backend: name(backend) };
     for _ in 0..times {

@@ -78,22 +78,19 @@ fn format() -> Result<()> {
     process::run(process::cargo().args(["fmt", "--all", "--check"]))
 }
 
-/// All but lb-ebpf: a program without `std` and with a panic handler of its own, which the host
-/// target refuses. It is compiled, with the workspace's lints, whenever the object is rebuilt.
 fn clippy() -> Result<()> {
     process::run(
         process::cargo()
-            .args(["clippy", "--quiet", "--locked", "--workspace", "--exclude", "lb-ebpf"])
-            .args(["--all-targets", "--", "--deny", "warnings"]),
+            .args(["clippy", "--quiet", "--locked", "--workspace", "--all-targets"])
+            .args(["--", "--deny", "warnings"]),
     )
 }
 
-/// Without lb-ebpf, for the reason given at [`clippy`].
 fn documentation() -> Result<()> {
     process::run(
         process::cargo()
             .env("RUSTDOCFLAGS", "--deny warnings")
-            .args(["doc", "--quiet", "--locked", "--workspace", "--exclude", "lb-ebpf"])
+            .args(["doc", "--quiet", "--locked", "--workspace"])
             .args(["--no-deps", "--document-private-items"]),
     )
 }

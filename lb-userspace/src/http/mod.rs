@@ -1,6 +1,6 @@
 //! What the control socket and the admin endpoint share: a bounded HTTP/1.1 server.
 //!
-//! [`serve`] is the loop around connections, [`body`] reads and makes bodies, [`Failure`] is an
+//! [`serve()`] is the loop around connections, [`body`] reads and makes bodies, [`Failure`] is an
 //! answer that says no. Every connection carries one request, so that an idle client holds
 //! nothing, and has to be done with it in time.
 
