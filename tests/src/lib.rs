@@ -17,7 +17,7 @@
 //!
 //! [`lab`] builds the network out of [`namespace`]s and [`process`]es; [`backend`], [`client`] and
 //! [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what XDP programs send. Without a
-//! network, [`program`] runs the real XDP program packet by packet, and [`bench`] times it.
+//! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
 
 pub mod backend;
 pub mod bench;
