@@ -15,7 +15,7 @@
 //! Everything is removed when the [`Lab`] is dropped, also by a panic; what a killed process left
 //! is removed by the next lab. Labs do not disturb each other, so tests run in parallel.
 //!
-//! [`lab`] builds the network out of [`namespace`]s and [`process`]es; [`backend`], [`client`] and
+//! [`lab`] builds the network, drawn in `topology.rs`, out of [`namespace`]s and [`process`]es; [`backend`], [`client`] and
 //! [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what XDP programs send.
 
 pub mod backend;
@@ -29,6 +29,7 @@ mod requirements;
 mod sweep;
 mod sys;
 pub mod tally;
+mod topology;
 mod udp;
 pub mod weir;
 pub mod xdp;
