@@ -21,7 +21,9 @@ use crate::{
 
 /// How long a request may wait for an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// The same in [`Traffic`], where a lost request must not hold up those after it for long.
+/// How long many requests may take together; so many are not sent when each of them times out.
+const BATCH_LIMIT: Duration = Duration::from_secs(120);
+/// How long a request may wait in [`Traffic`], where a lost request must not hold up those after it for long.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(1);
 /// How long each thread of [`Traffic`] rests between requests: the machine has others to serve.
 const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
@@ -55,8 +57,15 @@ pub struct WrkReport {
 #[derive(Debug)]
 pub struct Traffic {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<Result<Tally>>>,
+}
+
+/// What came of [`Traffic`] so far.
+#[derive(Debug, Default)]
+struct Progress {
+    answered: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// One kind of request: returns the name of the backend that answered.
@@ -90,7 +99,8 @@ impl Client {
         Ok(Response { status: status.parse()?, body: body.to_owned() })
     }
 
-    /// Sends `number` HTTP requests for `/`, each on a new connection, from `concurrency` threads.
+    /// Sends `number` HTTP requests for `/`, each on a new connection, from `concurrency` threads;
+    /// fewer if that would take more than two minutes.
     ///
     /// # Errors
     ///
@@ -176,13 +186,14 @@ impl Client {
 impl Traffic {
     fn start(namespace: &Namespace, concurrency: usize, request: Request) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
-        let (stopped, answers) = (Arc::clone(&stop), Arc::clone(&answered));
+        let progress = Arc::new(Progress::default());
+        let (stopped, counts) = (Arc::clone(&stop), Arc::clone(&progress));
         let (first, started) = std::sync::mpsc::sync_channel::<()>(1);
         let counted: Request = Box::new(move || {
             thread::sleep(TRAFFIC_PAUSE);
             let outcome = request();
-            answers.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
+            let count = if outcome.is_ok() { &counts.answered } else { &counts.failed };
+            count.fetch_add(1, Ordering::Relaxed);
             // Full from the second request on, and closed when nobody waits any more.
             let _ = first.try_send(());
             outcome
@@ -193,12 +204,17 @@ impl Traffic {
         })?;
         // An error means that the threads could not start, which `stop` reports.
         let _ = started.recv();
-        Ok(Self { stop, answered, thread: Some(thread) })
+        Ok(Self { stop, progress, thread: Some(thread) })
     }
 
     /// How many requests were answered so far.
     pub fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
+        self.progress.answered.load(Ordering::Relaxed)
+    }
+
+    /// How many requests failed so far.
+    pub fn failed(&self) -> u64 {
+        self.progress.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until `number` more requests are answered than at the call.
@@ -207,16 +223,16 @@ impl Traffic {
     ///
     /// They are not within the limit.
     pub fn wait_for_more(&self, number: u64, limit: Duration) -> Result<()> {
-        let (wanted, end) = (self.answered() + number, Instant::now() + limit);
-        while self.answered() < wanted {
-            ensure!(
-                Instant::now() < end,
-                "{} of {number} answers in {limit:?}",
-                number - (wanted - self.answered()).min(number)
-            );
-            thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        wait_for(&self.progress.answered, number, limit).context("answers to the traffic")
+    }
+
+    /// Waits until `number` more requests have failed than at the call.
+    ///
+    /// # Errors
+    ///
+    /// They have not within the limit.
+    pub fn wait_for_failures(&self, number: u64, limit: Duration) -> Result<()> {
+        wait_for(&self.progress.failed, number, limit).context("failures of the traffic")
     }
 
     /// Ends the requests and returns what came of them.
@@ -267,6 +283,19 @@ impl WrkReport {
 
 // === helpers ===
 
+/// Waits until a count has grown.
+fn wait_for(count: &AtomicU64, more: u64, limit: Duration) -> Result<()> {
+    let (before, end) = (count.load(Ordering::Relaxed), Instant::now() + limit);
+    loop {
+        let seen = count.load(Ordering::Relaxed) - before;
+        if seen >= more {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{seen} of {more} within {limit:?}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Sends requests from several threads inside a namespace for as long as `more` says so.
 fn drive(
     namespace: &Namespace,
@@ -294,10 +323,10 @@ fn drive(
     Ok(tally.finish(Instant::now()))
 }
 
-/// Says yes `number` times, to all threads together.
+/// Says yes `number` times, to all threads together, unless time runs out.
 fn up_to(number: u64) -> impl Fn() -> bool + Sync {
-    let asked = AtomicU64::new(0);
-    move || asked.fetch_add(1, Ordering::Relaxed) < number
+    let (asked, end) = (AtomicU64::new(0), Instant::now() + BATCH_LIMIT);
+    move || asked.fetch_add(1, Ordering::Relaxed) < number && Instant::now() < end
 }
 
 fn http_request(server: SocketAddr, limit: Duration) -> Request {

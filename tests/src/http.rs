@@ -4,7 +4,8 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::sys::{
@@ -53,8 +54,26 @@ pub(crate) fn request(target: Target, path: &str, limit: Duration) -> io::Result
         .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "no whole HTTP answer"))
 }
 
-/// Connects, from a given port if the target says so, which the standard library cannot.
+/// Connects. A port that was used a moment ago is free once the server has seen the last of the
+/// old connection, so a chosen port is worth another try.
 fn open(target: Target, limit: Duration) -> io::Result<TcpStream> {
+    let end = Instant::now() + limit;
+    loop {
+        match try_open(target, limit) {
+            Err(error) if is_port_taken(&error) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_port_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
+}
+
+/// Connects, from a given port if the target says so, which the standard library cannot.
+fn try_open(target: Target, limit: Duration) -> io::Result<TcpStream> {
     let family = match target.server {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,

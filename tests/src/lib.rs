@@ -15,9 +15,10 @@
 //! Everything is removed when the [`Lab`] is dropped, also by a panic; what a killed process left
 //! is removed by the next lab. Labs do not disturb each other, so tests run in parallel.
 //!
-//! [`lab`] builds the network out of [`namespace`]s and [`process`]es; [`backend`], [`client`] and
-//! [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what XDP programs send. Without a
-//! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
+//! [`lab`] builds the network, drawn in `topology.rs`, out of [`namespace`]s and [`process`]es;
+//! [`backend`], [`client`] and [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what
+//! XDP programs send. Without a network, [`program`] runs the real XDP program packet by packet,
+//! and [`mod@bench`] times it.
 
 pub mod backend;
 pub mod bench;
@@ -33,6 +34,7 @@ mod requirements;
 mod sweep;
 mod sys;
 pub mod tally;
+mod topology;
 mod udp;
 pub mod weir;
 pub mod xdp;

@@ -58,13 +58,12 @@ fn configuration(namespace: &Namespace) -> PathBuf {
     namespace.directory().join("nginx.conf")
 }
 
+/// One process, without a master: when it has been waited for, its sockets are closed.
 fn text(name: &str, directory: &Path) -> String {
     let directory = directory.display();
     format!(
         r#"daemon off;
-user root;
-worker_processes 1;
-worker_rlimit_nofile 65536;
+master_process off;
 pid {directory}/nginx.pid;
 error_log stderr warn;
 

@@ -100,7 +100,7 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// There is no such program, or the daemon ends or is not ready in time; with its log.
+    /// There is no such program, a daemon runs here already, or the new one ends or is not ready in time; with its log.
     pub fn start_weir(&self, config: &str) -> Result<Weir> {
         mount_bpffs()?;
         let binary = find_binary()?;
@@ -110,8 +110,16 @@ impl Balancer {
     }
 
     fn launch(&self, binary: &Path) -> Result<Process> {
+        // Its answers would pass for the new one's.
+        ensure!(self.admin("/readyz").is_err(), "a daemon runs on {} already", self.namespace);
         let config = self.config_path();
-        let words = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let mut words =
+            vec![binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        // The object under test, if it is not the one in the program.
+        let object = env::var_os("WEIR_EBPF_OBJECT");
+        if let Some(object) = &object {
+            words.extend([OsStr::new("--object"), object.as_os_str()]);
+        }
         let mut process = self.namespace.spawn("weir", &words)?;
         process.wait_until(START_LIMIT, || {
             let answer = self.admin("/readyz")?;
@@ -231,8 +239,7 @@ impl Weir {
 
 impl Drop for Weir {
     fn drop(&mut self) {
-        // Nobody to tell; the lab's own end removes what stays, except that links pinned in the
-        // bpffs outlive their interfaces, hence the last line.
+        // There is nobody to tell of a failure; what stays all the same, the lab's end removes.
         let _ = self.stop();
         let _ = self.cli(&["detach"]);
         let _ = fs::remove_dir_all(&self.balancer.pins);

@@ -1,9 +1,9 @@
 //! XDP programs of a few instructions, written down here, so that the lab needs no object file.
 //!
 //! A veth drops, without a word or a counter, what an XDP program sends into it by `XDP_TX` or
-//! `XDP_REDIRECT`, unless its peer has its XDP receive ring and NAPI running. A program on the
-//! peer starts them, even one that does nothing: [`Program::pass`], which the lab attaches to the
-//! bridge's end of each balancer's links.
+//! `XDP_REDIRECT`, unless its peer polls its XDP receive ring. A program on the peer makes it do
+//! so, even one that does nothing: [`Program::pass`], which the lab attaches to the bridge's end
+//! of each balancer's links. (GRO on the peer would do for `XDP_REDIRECT`, but not for `XDP_TX`.)
 
 use std::os::fd::{AsFd, OwnedFd};
 
