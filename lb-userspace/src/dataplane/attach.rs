@@ -3,19 +3,25 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
     links::{FdLink, PinnedLink},
     loaded_programs,
-    xdp::XdpLink,
+    xdp::{XdpLink, XdpLinkId},
 };
 use aya_obj::programs::XdpAttachType;
 use tracing::warn;
 
 use super::{TablesId, error::Error, tables};
 use crate::config::AttachMode;
+
+/// How long a link whose pin was removed may take to be gone.
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// An interface to attach to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,8 +181,7 @@ impl Attachment {
             AttachMode::Generic => XdpMode::Skb,
             AttachMode::Native | AttachMode::Auto => XdpMode::Driver,
         };
-        let id = program
-            .attach_to_if_index(self.index, xdp_mode)
+        let id = attach_when_free(program, self.index, xdp_mode)
             .map_err(|error| self.attach_error(&error, mode))?;
         let link = program.take_link(id).map_err(|error| self.attach_error(&error, mode))?;
         // aya falls back to netlink where links are not to be had; such an attachment would end
@@ -192,12 +197,8 @@ impl Attachment {
 
     fn attach_error(&self, error: &ProgramError, mode: AttachMode) -> Error {
         let interface = self.name.clone();
-        let os = match error {
-            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-            _ => None,
-        };
-        match os {
-            Some(libc::EBUSY | libc::EEXIST) => Error::Occupied(interface),
+        match os_error(error) {
+            _ if is_taken(error) => Error::Occupied(interface),
             Some(libc::EPERM) => Error::NotPermitted,
             _ if mode == AttachMode::Native => {
                 let cause = match error {
@@ -248,9 +249,36 @@ impl Former {
             AttachMode::Native | AttachMode::Auto => (XdpMode::Driver, "generic"),
         };
         remove(&self.pin.with_file_name(format!("{}-{other}", self.index)))?;
-        let link = self.program.attach_to_if_index(self.index, mode)?;
+        let link = attach_when_free(&mut self.program, self.index, mode)?;
         FdLink::try_from(self.program.take_link(link)?)?.pin(&self.pin)?;
         Ok(())
+    }
+}
+
+/// Attaches, after a while if the interface is taken: the kernel lets go of a removed pin's link a
+/// moment after the removal.
+fn attach_when_free(
+    program: &mut Xdp,
+    index: u32,
+    mode: XdpMode,
+) -> Result<XdpLinkId, ProgramError> {
+    let end = Instant::now() + RELEASE_LIMIT;
+    loop {
+        match program.attach_to_if_index(index, mode) {
+            Err(error) if is_taken(&error) && Instant::now() < end => thread::sleep(RELEASE_PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_taken(error: &ProgramError) -> bool {
+    matches!(os_error(error), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn os_error(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
     }
 }
 
