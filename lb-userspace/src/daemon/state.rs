@@ -84,17 +84,17 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(|error| unusable(state_dir, &error))?;
-        Self::lock(file, &path)
+        Self::of(file, &path)
     }
 
     /// Takes the lock of the directory of pins; nothing if another process has it.
     pub(super) fn take_pins(bpf_dir: &Path) -> Result<Option<Self>> {
         let directory =
             File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
-        Self::lock(directory, bpf_dir)
+        Self::of(directory, bpf_dir)
     }
 
-    fn lock(file: File, path: &Path) -> Result<Option<Self>> {
+    fn of(file: File, path: &Path) -> Result<Option<Self>> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Some(Self { _file: file })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),

@@ -101,7 +101,7 @@ impl NewsSocket {
     }
 
     /// Throws away what waits. After an overrun the kernel drops all news, without telling again,
-    /// until the queue has been empty once (`NETLINK_S_CONGESTED` in net/netlink/af_netlink.c):
+    /// until the queue has been empty once (`NETLINK_S_CONGESTED`, `net/netlink/af_netlink.c`):
     /// what is read anew before that would miss them for ever. The queue is bounded.
     fn drain(&mut self) {
         loop {
