@@ -244,6 +244,34 @@ fn a_storm_of_routes_neither_hides_nor_delays_news() {
     });
 }
 
+/// More answers at once than the socket's buffer holds: what it loses must be found all the same.
+#[test]
+fn a_thousand_new_backends_at_once_are_all_found() {
+    in_lab(async |lab| {
+        let addresses: Vec<String> =
+            (0..1000).map(|n| format!("10.1.{}.{}", 4 + n / 250, 1 + n % 250)).collect();
+        let script = tempfile::NamedTempFile::new().expect("a temporary file");
+        let lines: String = addresses.iter().fold(String::new(), |mut lines, address| {
+            let _ = writeln!(lines, "addr add {address}/16 dev eth0");
+            lines
+        });
+        fs::write(script.path(), lines).expect("the script is written");
+        lab.far(&format!("ip -batch {}", script.path().display()));
+        lab.ip("route add 10.1.0.0/16 dev eth0");
+        let mut ear = lab.listen().await;
+        ear.watch(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut missing: BTreeSet<IpAddr> = addresses.iter().map(|address| ip(address)).collect();
+        while !missing.is_empty() {
+            let report = tokio::time::timeout(DEADLINE, ear.reports.recv()).await;
+            let report = report.unwrap_or_else(|_| panic!("{} are never found", missing.len()));
+            if let Some(NetlinkReport::NextHop(NextHopReport { address, outcome: Ok(_) })) = report
+            {
+                missing.remove(&address);
+            }
+        }
+    });
+}
+
 /// The other end of the cables, and commands at both.
 struct Lab {
     far: Child,

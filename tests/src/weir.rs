@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{
     Backend, Namespace, Process, Response,
@@ -194,6 +195,15 @@ impl Weir {
     pub fn reload(&self, config: &str) -> Result<String> {
         self.balancer.write_config(config)?;
         self.cli(&["reload"])
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Kills it (SIGKILL). Its program stays in the kernel.

@@ -32,7 +32,6 @@ pub struct Server {
 #[error("cannot listen on {address}: {error}; set another admin.listen")]
 pub struct Error {
     address: SocketAddr,
-    #[source]
     error: io::Error,
 }
 

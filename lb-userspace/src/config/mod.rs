@@ -41,7 +41,6 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        #[source]
         cause: io::Error,
     },
     /// The file is larger than [`FILE_SIZE_MAX`].

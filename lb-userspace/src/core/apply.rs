@@ -1,6 +1,6 @@
 //! From what is wanted to what runs: services and backends appear, change and go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::{
     layout::{RingSpan, ServiceKey, ServiceMeta, Slot},
@@ -28,6 +28,7 @@ impl Core {
         for name in gone {
             self.remove_service(&name);
         }
+        self.clear_the_way(&config.services);
         for spec in &config.services {
             if self.services.contains_key(&spec.name) {
                 self.change_service(spec)?;
@@ -36,6 +37,7 @@ impl Core {
             }
             self.apply_backends(spec, now)?;
         }
+        self.forget_hops();
         Ok(())
     }
 
@@ -63,9 +65,13 @@ impl Core {
                 self.add_backend(&id, desired, now)?;
             }
         }
+        Ok(())
+    }
+
+    /// Forgets the ways to addresses that no backend has any more.
+    pub(super) fn forget_hops(&mut self) {
         let used = self.addresses();
         self.hops.retain(|address, _| used.contains(address));
-        Ok(())
     }
 
     // === Services ===
@@ -80,7 +86,7 @@ impl Core {
             spec: spec.clone(),
             index,
             key,
-            place: Place { bucket: 0, half: 0 },
+            place: None,
             meta,
             span,
             owners,
@@ -114,16 +120,18 @@ impl Core {
             self.rebuild_into(&spec.name, span);
         }
         if key == old_key {
-            if span != old_span {
+            if let Some(place) = place.filter(|_| span != old_span) {
                 self.write(Write::ServiceRing(place, span.to_word()));
             }
-            if meta != old_meta {
+            if let Some(place) = place.filter(|_| meta != old_meta) {
                 self.write(Write::ServiceMeta(place, meta));
             }
         } else {
             self.place_service(&spec.name, key, span, meta)?;
-            self.places.remove(old_key);
-            self.write(Write::ServiceGone(place));
+            if let Some(place) = place {
+                self.places.remove(old_key);
+                self.write(Write::ServiceGone(place));
+            }
         }
         if span != old_span {
             self.spans.give_back(old_span);
@@ -141,18 +149,37 @@ impl Core {
     }
 
     fn remove_service(&mut self, name: &Name) {
-        let ids: Vec<BackendId> = self.ids().filter(|id| id.service == *name).collect();
         let Some(service) = self.services.get(name) else { return };
         let (place, key, span, index) = (service.place, service.key, service.span, service.index);
-        self.places.remove(key);
-        self.write(Write::ServiceGone(place));
-        for id in ids {
-            self.remove_backend(&id);
+        let backends: Vec<Name> = service.backends.keys().cloned().collect();
+        if let Some(place) = place {
+            self.places.remove(key);
+            self.write(Write::ServiceGone(place));
+        }
+        for backend in backends {
+            self.remove_backend(&BackendId { service: name.clone(), backend });
         }
         self.services.remove(name);
         self.spans.give_back(span);
         self.service_numbers.give_back(index);
         self.service_event(name, "removed".to_owned());
+    }
+
+    /// Takes services whose VIP another service is to have out of the table, until their own turn
+    /// comes: a key in it twice would be found in the wrong one of its places.
+    fn clear_the_way(&mut self, specs: &[Spec]) {
+        let wanted: HashMap<ServiceKey, &Name> = specs
+            .iter()
+            .map(|spec| (service::key(spec.address, spec.port, spec.protocol), &spec.name))
+            .collect();
+        for (name, service) in &mut self.services {
+            let anothers = wanted.get(&service.key).is_some_and(|owner| *owner != name);
+            if let Some(place) = service.place.filter(|_| anothers) {
+                service.place = None;
+                self.places.remove(service.key);
+                self.actions.push(Action::Write(Write::ServiceGone(place)));
+            }
+        }
     }
 
     /// Finds a place for a key, moving others if need be, and writes the service there.
@@ -165,10 +192,10 @@ impl Core {
     ) -> Result<(), String> {
         let placement = self.places.insert(key).ok_or_else(|| full("services"))?;
         for (moved, from, to) in placement.moves {
-            let Some(other) = self.services.values_mut().find(|s| s.key == moved) else {
+            let Some(other) = self.services.values_mut().find(|s| s.place == Some(from)) else {
                 continue;
             };
-            other.place = to;
+            other.place = Some(to);
             let ring = other.span.to_word();
             let copy = Write::Service { place: to, key: moved, ring, meta: other.meta };
             // A packet may have looked at the new place already: it must still find the old one.
@@ -182,7 +209,7 @@ impl Core {
         }
         self.write(Write::Service { place: placement.place, key, ring: span.to_word(), meta });
         if let Some(service) = self.services.get_mut(name) {
-            service.place = placement.place;
+            service.place = Some(placement.place);
             service.key = key;
         }
         Ok(())
@@ -256,13 +283,13 @@ impl Core {
                 self.adopt_service(spec, saved, tables);
             }
         }
+        let ours: HashSet<Place> = self.services.values().filter_map(|s| s.place).collect();
         let mut strays = false;
         for bucket in 0..buckets {
             let Some(entries) = tables.bucket(bucket) else { break };
             for (half, entry) in (0..).zip(&entries.0) {
                 let place = Place { bucket, half };
-                let ours = self.services.values().any(|s| s.place == place);
-                if entry.head.load() != 0 && !ours {
+                if entry.head.load() != 0 && !ours.contains(&place) {
                     self.write(Write::ServiceGone(place));
                     strays = true;
                 }
@@ -306,7 +333,7 @@ impl Core {
             spec: Spec { ring: span.length, ..spec.clone() },
             index: saved.index,
             key,
-            place,
+            place: Some(place),
             meta,
             span,
             owners,

@@ -83,6 +83,7 @@ impl Core {
             *self = before;
             return Err(CommandError::Full(error));
         }
+        self.forget_hops();
         Ok(())
     }
 

@@ -144,10 +144,15 @@ impl Core {
     pub fn next_hop(&mut self, report: NextHopReport, now: Now) {
         let NextHopReport { address, outcome } = report;
         self.hops.insert(address, outcome);
-        let ids: Vec<BackendId> = self
-            .ids()
-            .filter(|id| self.backend(id).is_some_and(|b| b.spec.address == address))
-            .collect();
+        // Names are copied for those concerned only: each of thousands of addresses comes by here.
+        let mut ids = Vec::new();
+        for (service, running) in &self.services {
+            let here = running.backends.values().filter(|b| b.spec.address == address);
+            ids.extend(here.map(|backend| BackendId {
+                service: service.clone(),
+                backend: backend.spec.name.clone(),
+            }));
+        }
         for id in ids {
             self.follow_hop(&id, now);
         }

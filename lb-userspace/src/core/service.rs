@@ -24,8 +24,8 @@ pub(super) struct Service {
     pub(super) index: u32,
     /// What it answers to, as in the table.
     pub(super) key: ServiceKey,
-    /// Where it is in the table.
-    pub(super) place: Place,
+    /// Where it is in the table; nowhere while a reload gives its VIP to another.
+    pub(super) place: Option<Place>,
     /// Its flags, as in the table.
     pub(super) meta: ServiceMeta,
     /// Its part of the ring map.

@@ -206,7 +206,7 @@ impl World {
         let mut numbers = BTreeSet::new();
         let mut places = BTreeSet::new();
         for service in self.core.services.values() {
-            assert!(places.insert(service.place));
+            assert!(service.place.is_some() && places.insert(service.place));
             let live: BTreeMap<u16, &Backend> =
                 service.backends.values().map(|b| (b.number, b)).collect();
             for number in live.keys() {
@@ -228,7 +228,7 @@ impl World {
         for bucket in 0..places::buckets_for(LIMITS.services) {
             for (half, entry) in (0..).zip(&self.tables.bucket(bucket).unwrap().0) {
                 let place = places::Place { bucket, half };
-                let owner = self.core.services.values().find(|s| s.place == place);
+                let owner = self.core.services.values().find(|s| s.place == Some(place));
                 assert_eq!(entry.head.load(), owner.map_or(0, |s| s.key.head));
                 if let Some(service) = owner {
                     assert_eq!(RingSpan::from_word(entry.ring.load()), service.span);
@@ -422,6 +422,24 @@ fn a_reload_that_does_not_fit_changes_nothing() {
     assert!(error.contains("limits.ring_slots"), "{error}");
     assert_eq!(world.ways(WEB), [Ok(A)].into());
     world.check_invariants();
+}
+
+#[test]
+fn services_may_swap_their_vips_and_take_one_that_another_leaves() {
+    const OTHER: &str = "192.0.2.9:80";
+    let mut world = World::up(&["a 192.0.2.1:80 x=10.0.0.1", "b 192.0.2.2:80 y=10.0.0.2"]);
+    let only = |last| BTreeSet::from([Ok(Ipv4Addr::new(10, 0, 0, last))]);
+    // Again and again, so that a place that is wrongly thought free is given away.
+    for _ in 0..8 {
+        let swapped = config(&["a 192.0.2.2:80 x=10.0.0.1", "b 192.0.2.1:80 y=10.0.0.2"]);
+        world.reload(swapped).unwrap();
+        assert_eq!((world.ways("192.0.2.2:80"), world.ways("192.0.2.1:80")), (only(1), only(2)));
+        world.check_invariants();
+        let shifted = config(&["b 192.0.2.2:80 y=10.0.0.2", "a 192.0.2.9:80 x=10.0.0.1"]);
+        world.reload(shifted).unwrap();
+        assert_eq!((world.ways(OTHER), world.ways("192.0.2.2:80")), (only(1), only(2)));
+        world.check_invariants();
+    }
 }
 
 #[test]

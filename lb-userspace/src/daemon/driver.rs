@@ -24,9 +24,9 @@ use crate::{
     core::{
         Action, Cause, Core, Event, EventKind, HealthReport, InterfaceStatus, Now, Phases, Write,
     },
-    dataplane::{self, Attachment, Tables, TablesId},
+    dataplane::{self, Attached, Attachment, Tables, TablesId, Undo},
     health::Checker,
-    netlink::{NetlinkReport, Resolver},
+    netlink::{LinkReport, NetlinkReport, Resolver},
 };
 
 /// Reports taken in one go: rings are rebuilt once for all of them.
@@ -56,7 +56,7 @@ pub(super) struct Daemon {
     pub(super) ready: watch::Sender<bool>,
     pub(super) shutdown: watch::Sender<bool>,
     pub(super) servers: Vec<JoinHandle<()>>,
-    pub(super) _lock: Lock,
+    pub(super) _locks: [Lock; 2],
 }
 
 /// Everything around the core.
@@ -103,7 +103,7 @@ impl Daemon {
     /// Gathers first checks and next hops until every backend is known, or patience ends.
     pub(super) async fn wait_for_backends(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while !self.core.is_settled() {
+        while !self.core.is_settled() && !self.stopping {
             if timeout_at(deadline, self.take_inputs()).await.is_err() {
                 warn!("some backends are still unknown; the new tables start without them");
                 return;
@@ -154,18 +154,15 @@ impl Daemon {
         match report {
             NetlinkReport::NextHop(report) => self.core.next_hop(report, now),
             NetlinkReport::Link(link) => {
-                let changed = self.attachments.iter_mut().find(|attachment| {
+                let changed = self.attachments.iter().position(|attachment| {
                     attachment.name == link.name
                         && (attachment.index, attachment.mac) != (link.index, link.mac)
                 });
-                if let Some(attachment) = changed {
-                    // The interface came back, or has another address: the program must know it.
-                    (attachment.index, attachment.mac) = (link.index, link.mac);
-                    if *self.ready.borrow()
-                        && let Err(error) = self.attach_all()
-                    {
-                        error!("{error:#}");
-                    }
+                if let Some(position) = changed
+                    && let Err(error) = self.attach_again(position, &link)
+                {
+                    // Tried again with the interface's next change.
+                    error!("{error:#}");
                 }
             }
             NetlinkReport::LinkGone { name, .. } => {
@@ -218,22 +215,45 @@ impl Daemon {
         }
     }
 
-    /// Attaches the program to every interface, or swaps it in.
+    /// Attaches the program to every interface, or swaps it in; to all of them or to none.
     pub(super) fn attach_all(&mut self) -> Result<()> {
         let bpf_dir = &self.config.node.bpf_dir;
         let mut interfaces = Vec::with_capacity(self.attachments.len());
+        let mut done = Vec::with_capacity(self.attachments.len());
         for attachment in &self.attachments {
-            let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
-            if let Some(warning) = attached.warning {
-                warn!("{warning}");
+            match attachment.attach(&self.object, &self.id, bpf_dir) {
+                Ok(attached) => {
+                    interfaces.push(interface_status(attachment, &attached));
+                    done.push(attached.undo);
+                }
+                Err(error) => {
+                    done.into_iter().for_each(Undo::undo);
+                    return Err(error.into());
+                }
             }
-            interfaces.push(InterfaceStatus { name: attachment.name.clone(), mode: attached.mode });
         }
         let indices: Vec<u32> = self.attachments.iter().map(|a| a.index).collect();
         dataplane::keep_only(&indices, bpf_dir)?;
         setup::sweep(bpf_dir, &self.id);
         self.interfaces = interfaces;
         self.ready.send_replace(true);
+        Ok(())
+    }
+
+    /// Attaches the program to an interface that came back or has another address, which the
+    /// program must know. The others are left alone: one of them may be gone at the moment.
+    fn attach_again(&mut self, position: usize, link: &LinkReport) -> Result<()> {
+        let mut attachment = self.attachments[position].clone();
+        (attachment.index, attachment.mac) = (link.index, link.mac);
+        if *self.ready.borrow() {
+            let bpf_dir = &self.config.node.bpf_dir;
+            let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
+            self.interfaces[position] = interface_status(&attachment, &attached);
+            info!("attached to {} anew", attachment.name);
+        }
+        self.attachments[position] = attachment;
+        let indices: Vec<u32> = self.attachments.iter().map(|a| a.index).collect();
+        dataplane::keep_only(&indices, &self.config.node.bpf_dir)?;
         Ok(())
     }
 
@@ -251,6 +271,13 @@ impl Daemon {
     pub(super) fn state(&self) -> State {
         State { tables: Some(self.id.clone()), core: self.core.saved() }
     }
+}
+
+fn interface_status(attachment: &Attachment, attached: &Attached) -> InterfaceStatus {
+    if let Some(warning) = &attached.warning {
+        warn!("{warning}");
+    }
+    InterfaceStatus { name: attachment.name.clone(), mode: attached.mode }
 }
 
 fn phases(cause: Cause, decided: Now, applied: Now) -> Phases {

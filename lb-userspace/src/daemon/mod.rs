@@ -53,8 +53,15 @@ pub fn detach(config: &Config) -> anyhow::Result<()> {
     let Some(_lock) = state::Lock::take(&config.node.state_dir)? else {
         bail!("`weir run` is running: stop it first, then detach");
     };
-    if !dataplane::detach(&config.node.bpf_dir)? {
-        bail!("nothing is attached below {}", config.node.bpf_dir.display());
+    let bpf_dir = &config.node.bpf_dir;
+    let _pins = match bpf_dir.exists().then(|| state::Lock::take_pins(bpf_dir)).transpose()? {
+        Some(None) => {
+            bail!("another `weir run` works with {}: stop it first, then detach", bpf_dir.display())
+        }
+        lock => lock,
+    };
+    if !dataplane::detach(bpf_dir)? {
+        bail!("nothing is attached below {}", bpf_dir.display());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -37,6 +38,7 @@ const REPLACE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Brings the daemon up.
 pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daemon> {
+    raise_file_limit();
     let clock = Clock::start();
     let config = config::load(&config_path)?;
     let Some(lock) = Lock::take(&config.node.state_dir)? else {
@@ -51,7 +53,16 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     };
     let attachments = find_interfaces(&config).await?;
     let state = State::load(&config.node.state_dir)?;
+    dataplane::prepare(&config.node.bpf_dir)?;
+    let mut remains = Remains { bpf_dir: config.node.bpf_dir.clone(), tables: None, kept: false };
+    let Some(pins) = Lock::take_pins(&config.node.bpf_dir)? else {
+        bail!(
+            "another `weir run` works with {}; give this one its own node.bpf_dir",
+            config.node.bpf_dir.display()
+        );
+    };
     let (id, adopted) = choose_tables(&state, &config);
+    remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
     let live = adopted.then_some(&tables.mapped as &dyn lb_common::steer::Tables);
     let core = Core::new(config.clone(), config.limits, &state.core, live, clock.now())
@@ -102,17 +113,48 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         ready,
         shutdown,
         servers,
-        _lock: lock,
+        _locks: [lock, pins],
     };
     daemon.carry_out();
     if replaces {
         // The live tables go on serving meanwhile.
         daemon.wait_for_backends(REPLACE_PATIENCE).await;
     }
-    daemon.attach_all()?;
+    if let Err(error) = daemon.attach_all() {
+        if !adopted {
+            // The tables of the run before are still the ones that packets go by.
+            daemon.edges.saver.save_now(&state);
+        }
+        return Err(error);
+    }
+    remains.kept = true;
     daemon.publish(EventKind::Started { adopted }, None);
     info!(adopted, "weir {} runs", env!("CARGO_PKG_VERSION"));
     Ok(daemon)
+}
+
+/// What a start that fails has made, removed when dropped unless it is to be kept.
+struct Remains {
+    bpf_dir: PathBuf,
+    tables: Option<TablesId>,
+    kept: bool,
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if !self.kept {
+            Tables::discard(&self.bpf_dir, self.tables.as_ref());
+        }
+    }
+}
+
+/// Checks hold a socket for each backend, and most systems grant a thousand files unless asked.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// The tables of the run before, if they are there and fit; else new ones.

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) core: Saved,
 }
 
-/// Held by the one daemon that works with a state directory.
+/// Held by the one daemon that works with a directory.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: Flock<File>,
@@ -75,8 +75,7 @@ impl State {
 impl Lock {
     /// Takes the lock; nothing if another process has it.
     pub(super) fn take(state_dir: &Path) -> Result<Option<Self>> {
-        fs::create_dir_all(state_dir)
-            .with_context(|| format!("making node.state_dir {}", state_dir.display()))?;
+        fs::create_dir_all(state_dir).map_err(|error| unusable(state_dir, &error))?;
         let path = state_dir.join("lock");
         let file = File::options()
             .create(true)
@@ -84,13 +83,32 @@ impl Lock {
             .write(true)
             .mode(0o600)
             .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
+            .map_err(|error| unusable(state_dir, &error))?;
+        Self::of(file, &path)
+    }
+
+    /// Takes the lock of the directory of pins; nothing if another process has it.
+    pub(super) fn take_pins(bpf_dir: &Path) -> Result<Option<Self>> {
+        let directory =
+            File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
+        Self::of(directory, bpf_dir)
+    }
+
+    fn of(file: File, path: &Path) -> Result<Option<Self>> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Some(Self { _file: file })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
         }
     }
+}
+
+fn unusable(state_dir: &Path, error: &io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "run as root, or by the systemd unit",
+        _ => "set another node.state_dir",
+    };
+    anyhow!("cannot keep state in {}: {error}; {remedy}", state_dir.display())
 }
 
 // === impl Saver ===

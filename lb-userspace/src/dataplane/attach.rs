@@ -3,16 +3,25 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
     links::{FdLink, PinnedLink},
-    xdp::XdpLink,
+    loaded_programs,
+    xdp::{XdpLink, XdpLinkId},
 };
+use aya_obj::programs::XdpAttachType;
+use tracing::warn;
 
 use super::{TablesId, error::Error, tables};
 use crate::config::AttachMode;
+
+/// How long a link whose pin was removed may take to be gone.
+const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// An interface to attach to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +37,36 @@ pub struct Attachment {
 }
 
 /// What came of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Attached {
     /// `Native` or `Generic`.
     pub mode: AttachMode,
     /// What the operator should know.
     pub warning: Option<String>,
+    /// The way back.
+    pub undo: Undo,
+}
+
+/// Takes an attachment back: what ran before runs again.
+#[derive(Debug)]
+pub struct Undo {
+    pin: PathBuf,
+    former: Option<Former>,
+}
+
+/// The program that an earlier run left on an interface.
+#[derive(Debug)]
+struct Former {
+    program: Xdp,
+    index: u32,
+    mode: AttachMode,
+    pin: PathBuf,
 }
 
 impl Attachment {
     /// Loads the program for this interface and attaches it, or swaps it into the link that an
-    /// earlier run left: packets see the old program or the new one.
+    /// earlier run left: packets see the old program or the new one. After a failure the earlier
+    /// run's program is where it was.
     ///
     /// # Errors
     ///
@@ -57,13 +85,44 @@ impl Attachment {
         program.load().map_err(|error| Error::from_load("the XDP program", &error))?;
         let links = links_directory(bpf_dir);
         fs::create_dir_all(&links).map_err(Error::io(format!("making {}", links.display())))?;
-        self.drop_other_modes(&links)?;
-        for mode in [AttachMode::Native, AttachMode::Generic] {
-            if self.wants(mode) && self.swap(program, &links, mode)? {
-                return Ok(Attached { mode, warning: None });
+        let former = self.former(&links);
+        match self.place(program, &links) {
+            Ok((mode, warning)) => {
+                let undo = Undo { pin: self.pin(&links, mode), former };
+                Ok(Attached { mode, warning, undo })
+            }
+            Err(error) => {
+                if let Some(former) = former {
+                    former.restore();
+                }
+                Err(error)
             }
         }
-        self.attach_anew(program, &links)
+    }
+
+    /// What an earlier run left here.
+    fn former(&self, links: &Path) -> Option<Former> {
+        [AttachMode::Native, AttachMode::Generic].into_iter().find_map(|mode| {
+            let pin = self.pin(links, mode);
+            let link = FdLink::from(PinnedLink::from_pin(&pin).ok()?);
+            let program = program_of(&link)?;
+            Some(Former { program, index: self.index, mode, pin })
+        })
+    }
+
+    fn place(
+        &self,
+        program: &mut Xdp,
+        links: &Path,
+    ) -> Result<(AttachMode, Option<String>), Error> {
+        // Native and generic programs exclude each other, so the old one has to go first.
+        self.drop_other_modes(links)?;
+        for mode in [AttachMode::Native, AttachMode::Generic] {
+            if self.wants(mode) && self.swap(program, links, mode)? {
+                return Ok((mode, None));
+            }
+        }
+        self.attach_anew(program, links)
     }
 
     fn wants(&self, mode: AttachMode) -> bool {
@@ -96,21 +155,25 @@ impl Attachment {
         Ok(false)
     }
 
-    fn attach_anew(&self, program: &mut Xdp, links: &Path) -> Result<Attached, Error> {
+    fn attach_anew(
+        &self,
+        program: &mut Xdp,
+        links: &Path,
+    ) -> Result<(AttachMode, Option<String>), Error> {
         if self.mode != AttachMode::Generic {
             match self.attach_as(program, links, AttachMode::Native) {
-                Ok(()) => return Ok(Attached { mode: AttachMode::Native, warning: None }),
+                Ok(()) => return Ok((AttachMode::Native, None)),
                 Err(error @ Error::NoNative { .. }) if self.mode == AttachMode::Auto => {
                     self.attach_as(program, links, AttachMode::Generic)?;
                     let warning =
                         Some(format!("{error}. Running in generic mode, which is slower"));
-                    return Ok(Attached { mode: AttachMode::Generic, warning });
+                    return Ok((AttachMode::Generic, warning));
                 }
                 Err(error) => return Err(error),
             }
         }
         self.attach_as(program, links, AttachMode::Generic)?;
-        Ok(Attached { mode: AttachMode::Generic, warning: None })
+        Ok((AttachMode::Generic, None))
     }
 
     fn attach_as(&self, program: &mut Xdp, links: &Path, mode: AttachMode) -> Result<(), Error> {
@@ -118,8 +181,7 @@ impl Attachment {
             AttachMode::Generic => XdpMode::Skb,
             AttachMode::Native | AttachMode::Auto => XdpMode::Driver,
         };
-        let id = program
-            .attach_to_if_index(self.index, xdp_mode)
+        let id = attach_when_free(program, self.index, xdp_mode)
             .map_err(|error| self.attach_error(&error, mode))?;
         let link = program.take_link(id).map_err(|error| self.attach_error(&error, mode))?;
         // aya falls back to netlink where links are not to be had; such an attachment would end
@@ -135,12 +197,8 @@ impl Attachment {
 
     fn attach_error(&self, error: &ProgramError, mode: AttachMode) -> Error {
         let interface = self.name.clone();
-        let os = match error {
-            ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-            _ => None,
-        };
-        match os {
-            Some(libc::EBUSY | libc::EEXIST) => Error::Occupied(interface),
+        match os_error(error) {
+            _ if is_taken(error) => Error::Occupied(interface),
             Some(libc::EPERM) => Error::NotPermitted,
             _ if mode == AttachMode::Native => {
                 let cause = match error {
@@ -157,6 +215,78 @@ impl Attachment {
         let mode = if mode == AttachMode::Generic { "generic" } else { "native" };
         links.join(format!("{}-{mode}", self.index))
     }
+}
+
+// === impl Undo ===
+
+impl Undo {
+    /// Puts back what was there before, or nothing if there was nothing.
+    pub fn undo(self) {
+        match self.former {
+            Some(former) => former.restore(),
+            None => drop(remove(&self.pin)),
+        }
+    }
+}
+
+// === impl Former ===
+
+impl Former {
+    /// As well as it goes: the failure that brought us here is the one to be told.
+    fn restore(mut self) {
+        if let Err(error) = self.try_restore() {
+            warn!("the program of the run before could not be put back: {error}");
+        }
+    }
+
+    fn try_restore(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        if let Ok(link) = PinnedLink::from_pin(&self.pin) {
+            self.program.attach_to_link(XdpLink::try_from(FdLink::from(link))?)?;
+            return Ok(());
+        }
+        let (mode, other) = match self.mode {
+            AttachMode::Generic => (XdpMode::Skb, "native"),
+            AttachMode::Native | AttachMode::Auto => (XdpMode::Driver, "generic"),
+        };
+        remove(&self.pin.with_file_name(format!("{}-{other}", self.index)))?;
+        let link = attach_when_free(&mut self.program, self.index, mode)?;
+        FdLink::try_from(self.program.take_link(link)?)?.pin(&self.pin)?;
+        Ok(())
+    }
+}
+
+/// Attaches, after a while if the interface is taken: the kernel lets go of a removed pin's link a
+/// moment after the removal.
+fn attach_when_free(
+    program: &mut Xdp,
+    index: u32,
+    mode: XdpMode,
+) -> Result<XdpLinkId, ProgramError> {
+    let end = Instant::now() + RELEASE_LIMIT;
+    loop {
+        match program.attach_to_if_index(index, mode) {
+            Err(error) if is_taken(&error) && Instant::now() < end => thread::sleep(RELEASE_PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_taken(error: &ProgramError) -> bool {
+    matches!(os_error(error), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn os_error(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// The program behind a link.
+fn program_of(link: &FdLink) -> Option<Xdp> {
+    let id = link.info().ok()?.program_id();
+    let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
+    Xdp::from_program_info(info, "weir".into(), XdpAttachType::Interface).ok()
 }
 
 /// Takes program, tables and links out of the kernel. Returns whether there was anything.

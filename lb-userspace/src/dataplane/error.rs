@@ -35,8 +35,9 @@ pub enum Error {
     },
     /// Another program is attached.
     #[error(
-        "another XDP program is attached to {0}: find it with `bpftool net`, and remove it with \
-         `ip link set dev {0} xdp off`"
+        "another XDP program is attached to {0}: find it with `bpftool net`, and stop what \
+         attached it, or remove it with `ip link set dev {0} xdp off` (`xdpgeneric off` if it is \
+         generic)"
     )]
     Occupied(String),
     /// The driver has no native XDP, or not with these settings.

@@ -27,11 +27,11 @@ use lb_common::{
 };
 
 pub use self::{
-    attach::{Attached, Attachment, detach, keep_only},
+    attach::{Attached, Attachment, Undo, detach, keep_only},
     counters::{Counters, ReasonCount},
     error::Error,
     mapped::Mapped,
-    tables::{MAPS, Tables, load},
+    tables::{MAPS, Tables, load, prepare},
 };
 use crate::{config::Limits, core::places::buckets_for};
 

@@ -42,7 +42,8 @@ impl Tables {
     /// [`Error`] if the kernel refuses, or if what is there does not have the id's sizes.
     pub fn open(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
         let directory = id.directory(bpf_dir);
-        make_directory(bpf_dir, &directory)?;
+        fs::create_dir_all(&directory)
+            .map_err(Error::io(format!("making {}", directory.display())))?;
         // Loading the object makes and pins the maps; the programs come with each attachment.
         let _ebpf = load(object, id, bpf_dir, 0)?;
         check(&directory, id.limits)?;
@@ -72,6 +73,16 @@ impl Tables {
         check(&id.directory(bpf_dir), id.limits).is_ok()
     }
 
+    /// Removes the tables of a start that failed, and what else it made: links' directory and
+    /// `bpf_dir`, unless something is in them.
+    pub fn discard(bpf_dir: &Path, id: Option<&TablesId>) {
+        if let Some(id) = id {
+            let _ = fs::remove_dir_all(id.directory(bpf_dir));
+        }
+        let _ = fs::remove_dir(bpf_dir.join("links"));
+        let _ = fs::remove_dir(bpf_dir);
+    }
+
     /// Removes all tables but those of `keep`.
     ///
     /// # Errors
@@ -94,6 +105,26 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// Makes the directory for everything that is pinned.
+///
+/// # Errors
+///
+/// [`Error::NoBpffs`] if it would not be on a bpffs; then nothing is made.
+pub fn prepare(bpf_dir: &Path) -> Result<(), Error> {
+    let absent = || Error::NoBpffs(bpf_dir.to_owned());
+    let existing = bpf_dir.ancestors().find(|path| path.exists()).ok_or_else(absent)?;
+    let kind = nix::sys::statfs::statfs(existing)
+        .map_err(|errno| Error::io(format!("looking at {}", existing.display()))(errno.into()))?
+        .filesystem_type();
+    if kind != nix::sys::statfs::BPF_FS_MAGIC {
+        return Err(absent());
+    }
+    fs::create_dir_all(bpf_dir).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Error::NotPermitted,
+        _ => Error::io(format!("making {}", bpf_dir.display()))(error),
+    })
 }
 
 /// Loads the object over the tables of an id, for an interface with this address (six bytes in
@@ -127,21 +158,6 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,
     }
-}
-
-fn make_directory(bpf_dir: &Path, directory: &Path) -> Result<(), Error> {
-    fs::create_dir_all(directory).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => Error::NotPermitted,
-        _ => Error::io(format!("making {}", directory.display()))(error),
-    })?;
-    let kind = nix::sys::statfs::statfs(directory)
-        .map_err(|errno| Error::io(format!("looking at {}", directory.display()))(errno.into()))?
-        .filesystem_type();
-    if kind != nix::sys::statfs::BPF_FS_MAGIC {
-        let _ = fs::remove_dir(directory);
-        return Err(Error::NoBpffs(bpf_dir.to_owned()));
-    }
-    Ok(())
 }
 
 /// aya takes a pinned map of other sizes without a word, so they are compared here.

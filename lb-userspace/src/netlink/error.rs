@@ -10,7 +10,7 @@ pub enum Error {
         "cannot follow routes over netlink: {0}; a unit that restricts address families must \
          allow AF_NETLINK"
     )]
-    Socket(#[source] io::Error),
+    Socket(io::Error),
     /// Asking for a neighbour changes the kernel's table, which is a privilege.
     #[error(
         "asking the kernel to resolve a neighbour needs CAP_NET_ADMIN; run as root or give the \
@@ -23,7 +23,6 @@ pub enum Error {
         /// What was asked of it.
         what: &'static str,
         /// Its answer.
-        #[source]
         cause: io::Error,
     },
     /// No answer in time.

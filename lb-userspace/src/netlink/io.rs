@@ -92,8 +92,25 @@ impl NewsSocket {
             // Only the kernel speaks with port 0.
             Ok(sender) if sender.port_number() == 0 => Ok(parse_news(&self.buffer)),
             Ok(_) => Ok(Vec::new()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(vec![News::Overrun]),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.drain();
+                Ok(vec![News::Overrun])
+            }
             Err(error) => Err(Error::Socket(error)),
+        }
+    }
+
+    /// Throws away what waits. After an overrun the kernel drops all news, without telling again,
+    /// until the queue has been empty once (`NETLINK_S_CONGESTED`, `net/netlink/af_netlink.c`):
+    /// what is read anew before that would miss them for ever. The queue is bounded.
+    fn drain(&mut self) {
+        loop {
+            self.buffer.clear();
+            match self.socket.socket_ref().recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return,
+                _ => {}
+            }
         }
     }
 }
