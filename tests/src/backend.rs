@@ -1,4 +1,5 @@
-//! A backend: nginx on port 80 and a UDP echo, which say its name, on a machine of its own.
+//! A backend: nginx on port 80, a UDP echo and a server of lines, which say its name, on a machine
+//! of its own.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -8,10 +9,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Namespace, Process, nginx, udp::EchoServer};
+use crate::{Namespace, Process, line::LineServer, nginx, udp::EchoServer};
 
 /// The port of the UDP echo.
 pub const UDP_PORT: u16 = 53;
+/// The port of the server of lines, which keeps its connections: TCP, on every address.
+pub const LINE_PORT: u16 = 7000;
 
 /// A server behind the VIP. What is done to it takes effect before the call returns.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub struct Backend {
 struct Servers {
     nginx: Process,
     echo: EchoServer,
+    lines: LineServer,
 }
 
 impl Backend {
@@ -84,7 +88,8 @@ impl Backend {
         let own = [IpAddr::V4(self.address), IpAddr::V6(self.address6)];
         let addresses = own.into_iter().chain(self.vips).map(|ip| SocketAddr::new(ip, UDP_PORT));
         let echo = EchoServer::start(&self.namespace, self.name(), addresses)?;
-        *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo });
+        let lines = LineServer::start(&self.namespace, self.name(), LINE_PORT)?;
+        *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo, lines });
         Ok(())
     }
 
@@ -127,9 +132,10 @@ impl Backend {
 
     fn suspend(&self, suspended: bool) -> Result<()> {
         let servers = self.servers();
-        let Servers { nginx, echo } =
+        let Servers { nginx, echo, lines } =
             servers.as_ref().with_context(|| format!("{} is dead", self.name()))?;
         echo.suspend(suspended);
+        lines.suspend(suspended);
         nginx.signal(if suspended { Signal::SIGSTOP } else { Signal::SIGCONT })
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{
     Backend, Namespace, Process, Response,
@@ -105,13 +106,14 @@ impl Balancer {
         mount_bpffs()?;
         let binary = find_binary()?;
         self.write_config(config)?;
-        let process = self.launch(&binary)?;
+        let process = self.launch(&binary, &[])?;
         Ok(Weir { balancer: self.clone(), binary, process })
     }
 
-    fn launch(&self, binary: &Path) -> Result<Process> {
+    fn launch(&self, binary: &Path, options: &[&OsStr]) -> Result<Process> {
         let config = self.config_path();
-        let words = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let run = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let words = [&run, options].concat();
         let mut process = self.namespace.spawn("weir", &words)?;
         process.wait_until(START_LIMIT, || {
             let answer = self.admin("/readyz")?;
@@ -188,6 +190,24 @@ impl Weir {
         self.cli(&["reload"])
     }
 
+    /// Replaces the configuration, of which the daemon hears nothing before it reloads or starts.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        self.balancer.write_config(config)
+    }
+
+    /// Sends SIGHUP, and does not wait for what comes of it.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::SIGHUP)
+    }
+
     /// Kills it (SIGKILL). Its program stays in the kernel.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -209,7 +229,19 @@ impl Weir {
     /// It runs, or as for [`Balancer::start_weir`].
     pub fn start(&mut self) -> Result<()> {
         ensure!(!self.process.is_running()?, "the daemon runs");
-        self.process = self.balancer.launch(&self.binary)?;
+        self.process = self.balancer.launch(&self.binary, &[])?;
+        Ok(())
+    }
+
+    /// The same with another eBPF object than the one built in.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Weir::start`].
+    pub fn start_with_object(&mut self, object: &Path) -> Result<()> {
+        ensure!(!self.process.is_running()?, "the daemon runs");
+        let options = ["--object".as_ref(), object.as_os_str()];
+        self.process = self.balancer.launch(&self.binary, &options)?;
         Ok(())
     }
 
