@@ -2,8 +2,11 @@
 //! of its own.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +18,9 @@ use crate::{Namespace, Process, line::LineServer, nginx, udp::EchoServer};
 pub const UDP_PORT: u16 = 53;
 /// The port of the server of lines, which keeps its connections: TCP, on every address.
 pub const LINE_PORT: u16 = 7000;
+
+/// How long a closed socket may still hold its port.
+const FREE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A server behind the VIP. What is done to it takes effect before the call returns.
 #[derive(Debug)]
@@ -87,8 +93,9 @@ impl Backend {
         ensure!(servers.is_none(), "{} is alive", self.name());
         let own = [IpAddr::V4(self.address), IpAddr::V6(self.address6)];
         let addresses = own.into_iter().chain(self.vips).map(|ip| SocketAddr::new(ip, UDP_PORT));
-        let echo = EchoServer::start(&self.namespace, self.name(), addresses)?;
-        let lines = LineServer::start(&self.namespace, self.name(), LINE_PORT)?;
+        let (namespace, name) = (&self.namespace, self.name());
+        let echo = once_free(|| EchoServer::start(namespace, name, addresses.clone()))?;
+        let lines = once_free(|| LineServer::start(namespace, name, LINE_PORT))?;
         *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo, lines });
         Ok(())
     }
@@ -142,4 +149,23 @@ impl Backend {
     fn servers(&self) -> MutexGuard<'_, Option<Servers>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Starts a server, again as long as its port is in use: a program that another thread is starting
+/// has copies of all sockets, also of those since closed, until it runs.
+fn once_free<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + FREE_LIMIT;
+    loop {
+        match start() {
+            Err(error) if in_use(&error) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn in_use(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }

@@ -26,6 +26,8 @@ use crate::Namespace;
 
 /// Connections that the kernel completes before they are accepted: clients come in thousands.
 const BACKLOG: i32 = 4096;
+/// Silence after which the client is asked whether it still knows the connection.
+const FORGOTTEN_AFTER_SECS: u32 = 10;
 /// Nobody has reason to send a longer line.
 const LINE_LIMIT: usize = 1024;
 /// Before accepting again when the process is out of descriptors.
@@ -91,6 +93,12 @@ fn open(port: u16) -> io::Result<TcpListener> {
     // Connections of the server before it may linger on the port.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    // Accepted sockets inherit these. A client whose connection was broken on the way has forgotten
+    // it, and this end would stay for ever.
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &FORGOTTEN_AFTER_SECS)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &1)?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &3)?;
     let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0);
     bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
     listen(&socket, Backlog::new(BACKLOG)?)?;

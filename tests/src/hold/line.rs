@@ -9,15 +9,13 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{sleep_until, timeout},
 };
 
 use super::account::{End, Ledger};
 
 /// A connection that waits longer for an answer is broken.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Before another is opened in the place of a broken one.
-const PAUSE: Duration = Duration::from_millis(100);
 /// More than any backend's name and number.
 const ANSWER_LIMIT: usize = 128;
 
@@ -29,15 +27,16 @@ pub(super) struct Line {
     pub(super) server: SocketAddr,
     /// Between two questions.
     pub(super) period: Duration,
-    /// When it opens, after the beginning.
-    pub(super) start: Duration,
+    /// When it opens first. All that it does later it does whole periods after this, so that
+    /// connections which broke together do not go on in step and make each other wait.
+    pub(super) start: Instant,
     pub(super) ledger: Arc<Ledger>,
 }
 
 impl Line {
     /// Keeps a connection here for as long as it is polled.
     pub(super) async fn keep(self) {
-        sleep(self.start).await;
+        sleep_until(self.start.into()).await;
         loop {
             let asked = Instant::now();
             match timeout(SILENCE, open(self.server)).await {
@@ -52,15 +51,14 @@ impl Line {
                 Ok(Err(why)) => self.ledger.failed_to_open(&why),
                 Err(_) => self.ledger.failed_to_open("no answer"),
             }
-            sleep(PAUSE).await;
+            sleep_until(self.next_turn().into()).await;
         }
     }
 
     /// Asks until the connection shall be renewed, or is broken.
     async fn talk(&self, stream: &mut TcpStream, backend: &str) -> Result<(), End> {
-        let mut next = Instant::now() + self.period;
         for number in 1_u64.. {
-            pause(stream, next).await?;
+            pause(stream, self.next_turn()).await?;
             if self.ledger.asks(self.index, Instant::now()) {
                 return Ok(());
             }
@@ -70,11 +68,15 @@ impl Line {
                 Some((_, echo)) if echo == number.to_string() => {}
                 _ => return Err(End::Garbled),
             }
-            let now = Instant::now();
-            self.ledger.answered(self.index, now);
-            next = now.max(next + self.period);
+            self.ledger.answered(self.index, Instant::now());
         }
         Ok(())
+    }
+
+    fn next_turn(&self) -> Instant {
+        let (now, period) = (Instant::now(), self.period.as_nanos().max(1));
+        let past = now.saturating_duration_since(self.start).as_nanos() % period;
+        now + Duration::from_nanos(u64::try_from(period - past).unwrap_or(u64::MAX))
     }
 }
 
@@ -93,7 +95,7 @@ async fn open(server: SocketAddr) -> Result<(TcpStream, String), String> {
 async fn pause(stream: &mut TcpStream, next: Instant) -> Result<(), End> {
     let mut byte = [0];
     tokio::select! {
-        () = tokio::time::sleep_until(next.into()) => Ok(()),
+        () = sleep_until(next.into()) => Ok(()),
         read = stream.read(&mut byte) => Err(match read {
             Ok(0) => End::Closed,
             Ok(_) => End::Garbled,

@@ -72,19 +72,20 @@ impl Client {
     ) -> Result<Held> {
         requirements::allow_open_files(2 * connections as u64 + OTHER_FILES)?;
         let ledger = Arc::new(Ledger::new(connections));
+        let start = Instant::now();
         let lines = (0_u64..).zip(0..connections).map(|(order, index)| Line {
             index,
             server,
             period,
-            // Not a whole number of periods for all, so that this also spreads what they send.
-            start: Duration::from_micros(order * 1_000_000 / OPENED_A_SECOND),
+            // This also spreads what they send later over the period.
+            start: start + Duration::from_micros(order * 1_000_000 / OPENED_A_SECOND),
             ledger: Arc::clone(&ledger),
         });
         let control = Line {
             index: ledger.control(),
             server: control,
             period: CONTROL_PERIOD,
-            start: Duration::ZERO,
+            start,
             ledger: Arc::clone(&ledger),
         };
         let lines: Vec<_> = lines.chain([control]).collect();
