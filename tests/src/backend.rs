@@ -1,17 +1,26 @@
-//! A backend: nginx on port 80 and a UDP echo, which say its name, on a machine of its own.
+//! A backend: nginx on port 80, a UDP echo and a server of lines, which say its name, on a machine
+//! of its own.
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Namespace, Process, nginx, udp::EchoServer};
+use crate::{Namespace, Process, line::LineServer, nginx, udp::EchoServer};
 
 /// The port of the UDP echo.
 pub const UDP_PORT: u16 = 53;
+/// The port of the server of lines, which keeps its connections: TCP, on every address.
+pub const LINE_PORT: u16 = 7000;
+
+/// How long a closed socket may still hold its port.
+const FREE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A server behind the VIP. What is done to it takes effect before the call returns.
 #[derive(Debug)]
@@ -28,6 +37,7 @@ pub struct Backend {
 struct Servers {
     nginx: Process,
     echo: EchoServer,
+    lines: LineServer,
 }
 
 impl Backend {
@@ -83,8 +93,10 @@ impl Backend {
         ensure!(servers.is_none(), "{} is alive", self.name());
         let own = [IpAddr::V4(self.address), IpAddr::V6(self.address6)];
         let addresses = own.into_iter().chain(self.vips).map(|ip| SocketAddr::new(ip, UDP_PORT));
-        let echo = EchoServer::start(&self.namespace, self.name(), addresses)?;
-        *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo });
+        let (namespace, name) = (&self.namespace, self.name());
+        let echo = once_free(|| EchoServer::start(namespace, name, addresses.clone()))?;
+        let lines = once_free(|| LineServer::start(namespace, name, LINE_PORT))?;
+        *servers = Some(Servers { nginx: nginx::start(&self.namespace)?, echo, lines });
         Ok(())
     }
 
@@ -127,13 +139,33 @@ impl Backend {
 
     fn suspend(&self, suspended: bool) -> Result<()> {
         let servers = self.servers();
-        let Servers { nginx, echo } =
+        let Servers { nginx, echo, lines } =
             servers.as_ref().with_context(|| format!("{} is dead", self.name()))?;
         echo.suspend(suspended);
+        lines.suspend(suspended);
         nginx.signal(if suspended { Signal::SIGSTOP } else { Signal::SIGCONT })
     }
 
     fn servers(&self) -> MutexGuard<'_, Option<Servers>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Starts a server, again as long as its port is in use: a program that another thread is starting
+/// has copies of all sockets, also of those since closed, until it runs.
+fn once_free<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + FREE_LIMIT;
+    loop {
+        match start() {
+            Err(error) if in_use(&error) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn in_use(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }

@@ -16,15 +16,17 @@
 //! is removed by the next lab. Labs do not disturb each other, so tests run in parallel.
 //!
 //! [`lab`] builds the network, drawn in `topology.rs`, out of [`namespace`]s and [`process`]es;
-//! [`backend`], [`client`] and [`weir`] are what runs in it; [`xdp`] makes veth pairs carry what
-//! XDP programs send. Without a network, [`program`] runs the real XDP program packet by packet,
-//! and [`mod@bench`] times it.
+//! [`backend`], [`client`] and [`weir`] are what runs in it; [`mod@hold`] keeps connections open
+//! through what happens to them; [`xdp`] makes veth pairs carry what XDP programs send. Without a
+//! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
 
 pub mod backend;
 pub mod bench;
 pub mod client;
+pub mod hold;
 mod http;
 pub mod lab;
+mod line;
 pub mod namespace;
 mod nginx;
 mod observe;

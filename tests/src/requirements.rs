@@ -2,8 +2,11 @@
 
 use std::{env, path::Path};
 
-use anyhow::{Result, bail, ensure};
-use nix::unistd::geteuid;
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::geteuid,
+};
 
 /// Each program, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -26,6 +29,20 @@ pub fn require_root() -> Result<()> {
          run `cargo xtask test lab`, which asks for sudo"
     );
     Ok(())
+}
+
+/// Makes room for so many open files in this process, where the limit is lower.
+///
+/// # Errors
+///
+/// Only root may raise it further than the administrator's limit.
+pub(crate) fn allow_open_files(number: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= number {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, number, hard.max(number))
+        .with_context(|| format!("raise the limit of open files from {soft} to {number}"))
 }
 
 /// Checks that the programs of the lab are installed.

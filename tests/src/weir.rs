@@ -106,21 +106,20 @@ impl Balancer {
         mount_bpffs()?;
         let binary = find_binary()?;
         self.write_config(config)?;
-        let process = self.launch(&binary)?;
+        let process = self.launch(&binary, &[])?;
         Ok(Weir { balancer: self.clone(), binary, process })
     }
 
-    fn launch(&self, binary: &Path) -> Result<Process> {
+    fn launch(&self, binary: &Path, options: &[&OsStr]) -> Result<Process> {
         // Its answers would pass for the new one's.
         ensure!(self.admin("/readyz").is_err(), "a daemon runs on {} already", self.namespace);
         let config = self.config_path();
-        let mut words =
-            vec![binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let run = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
         // The object under test, if it is not the one in the program.
-        let object = env::var_os("WEIR_EBPF_OBJECT");
-        if let Some(object) = &object {
-            words.extend([OsStr::new("--object"), object.as_os_str()]);
-        }
+        let object = env::var_os("WEIR_EBPF_OBJECT").filter(|_| options.is_empty());
+        let object: Vec<&OsStr> =
+            object.iter().flat_map(|path| [OsStr::new("--object"), path]).collect();
+        let words = [&run, options, &object].concat();
         let mut process = self.namespace.spawn("weir", &words)?;
         process.wait_until(START_LIMIT, || {
             let answer = self.admin("/readyz")?;
@@ -206,6 +205,15 @@ impl Weir {
         self.process.signal(signal)
     }
 
+    /// Replaces the configuration, of which the daemon hears nothing before it reloads or starts.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        self.balancer.write_config(config)
+    }
+
     /// Kills it (SIGKILL). Its program stays in the kernel.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -227,7 +235,19 @@ impl Weir {
     /// It runs, or as for [`Balancer::start_weir`].
     pub fn start(&mut self) -> Result<()> {
         ensure!(!self.process.is_running()?, "the daemon runs");
-        self.process = self.balancer.launch(&self.binary)?;
+        self.process = self.balancer.launch(&self.binary, &[])?;
+        Ok(())
+    }
+
+    /// The same with another eBPF object than the one built in.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Weir::start`].
+    pub fn start_with_object(&mut self, object: &Path) -> Result<()> {
+        ensure!(!self.process.is_running()?, "the daemon runs");
+        let options = ["--object".as_ref(), object.as_os_str()];
+        self.process = self.balancer.launch(&self.binary, &options)?;
         Ok(())
     }
 

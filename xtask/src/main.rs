@@ -2,12 +2,13 @@
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
 //! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`] and [`mod@bench`] show Weir at work.
+//! of it together; [`demo`], [`mod@hold`] and [`mod@bench`] show Weir at work.
 
 mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod hold;
 mod packages;
 mod process;
 mod record;
@@ -41,6 +42,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Set up the demo's network and leave it to you until Ctrl-C
     Lab,
+    /// Hold thousands of connections while backends come and go and the daemon is killed
+    Hold(hold::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
     /// Run everything that a change must pass
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Lab => demo::lab(),
+        Command::Hold(arguments) => hold::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci => ci::run(),
     };
@@ -100,6 +104,8 @@ mod tests {
             "test all",
             "demo --check",
             "lab",
+            "hold",
+            "hold --connections 300 --events kill,restart --json held.json",
             "bench program --json figures.json",
             "ci",
         ] {
