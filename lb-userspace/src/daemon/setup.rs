@@ -78,11 +78,6 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let (ready, readiness) = watch::channel(false);
     let (shutdown, shutting_down) = watch::channel(false);
     let handle = Handle { requests: request_sender, events: events.clone() };
-    let servers = vec![
-        tokio::spawn(control.run(handle.clone(), shutting_down.clone())),
-        tokio::spawn(admin.run(handle, metrics.clone(), readiness, shutting_down)),
-    ];
-
     let saver = Saver::start(&config.node.state_dir)?;
     let replaces = !adopted && config.node.bpf_dir.join("links").exists();
     let edges = Edges {
@@ -112,7 +107,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         edges,
         ready,
         shutdown,
-        servers,
+        servers: Vec::new(),
         _locks: [lock, pins],
     };
     daemon.carry_out();
@@ -128,6 +123,13 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         return Err(error);
     }
     remains.kept = true;
+    // Not before the start is certain: dropped here, the servers leave no socket behind. Who asks
+    // meanwhile waits to be accepted.
+    let metrics = daemon.edges.metrics.clone();
+    daemon.servers = vec![
+        tokio::spawn(control.run(handle.clone(), shutting_down.clone())),
+        tokio::spawn(admin.run(handle, metrics, readiness, shutting_down)),
+    ];
     daemon.publish(EventKind::Started { adopted }, None);
     info!(adopted, "weir {} runs", env!("CARGO_PKG_VERSION"));
     Ok(daemon)
