@@ -24,7 +24,9 @@ const ICMP: u8 = IpProto::Icmp as u8;
 const FRAGMENT_MASK: u16 = 0x3FFF;
 /// The flags byte of a TCP header and its bits (RFC 9293 section 3.1).
 const TCP_FLAGS_OFFSET: usize = 13;
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// What steering needs to know of a packet.
@@ -38,6 +40,8 @@ pub struct Flow {
     pub ports: u32,
     /// Whether this packet opens its flow: a TCP SYN without ACK.
     pub opens: bool,
+    /// Whether this packet ends its flow: a TCP FIN or RST.
+    pub closes: bool,
 }
 
 /// Reads a frame that is addressed to `own_mac` (six bytes in the low end of a little-endian word).
@@ -86,16 +90,16 @@ fn parse_ipv4(packet: &Packet<'_>) -> Result<Flow, Reason> {
 #[inline(always)]
 fn parse_transport(packet: &Packet<'_>, ip: &Ipv4Hdr, header: usize) -> Result<Flow, Reason> {
     let offset = ETHERNET_LENGTH + header;
-    let (ports, opens, length) = if ip.proto == TCP {
+    let (ports, flags, length) = if ip.proto == TCP {
         let Some(tcp) = packet.at::<TransportWords<{ TcpHdr::LEN - 4 }>>(offset) else {
             return Err(Reason::Malformed);
         };
-        (tcp.ports, tcp.rest[TCP_FLAGS_OFFSET - 4] & (SYN | ACK) == SYN, TcpHdr::LEN)
+        (tcp.ports, tcp.rest[TCP_FLAGS_OFFSET - 4], TcpHdr::LEN)
     } else if ip.proto == UDP {
         let Some(udp) = packet.at::<TransportWords<{ UdpHdr::LEN - 4 }>>(offset) else {
             return Err(Reason::Malformed);
         };
-        (udp.ports, false, UdpHdr::LEN)
+        (udp.ports, 0, UdpHdr::LEN)
     } else if ip.proto == ICMP {
         return Err(Reason::Icmp);
     } else {
@@ -111,6 +115,7 @@ fn parse_transport(packet: &Packet<'_>, ip: &Ipv4Hdr, header: usize) -> Result<F
         service: ServiceKey::ipv4(destination, (ports >> 16) as u16, ip.proto),
         source: [u32::from_le_bytes(ip.src_addr), 0, 0, 0],
         ports,
-        opens,
+        opens: flags & (SYN | ACK) == SYN,
+        closes: flags & (FIN | RST) != 0,
     })
 }

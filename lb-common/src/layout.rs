@@ -6,16 +6,20 @@
 //! | `SERVICES` | [`ServiceBucket`], 64 bytes | one or two a packet |
 //! | `RING` | [`RingLine`], 64 bytes of 16 slots | one a packet |
 //! | `BACKENDS` | [`BackendEntry`], 64 bytes | one a packet |
+//! | `FLOWS` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
+//! | `HALF_OPEN` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
+//! | `ANSWER` | [`Answer`] | none: `weir explain` alone |
 //! | `BACKEND_COUNTERS` | [`BackendCounters`], a CPU | one a forwarded packet |
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 
 use crate::{
     hash::mix,
+    slot::Slot,
     word::{Word32, Word64},
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -148,39 +152,6 @@ pub struct ServiceBucket(pub [ServiceEntry; 2]);
 #[cfg_attr(not(target_arch = "bpf"), derive(Default))]
 pub struct RingLine(pub [Word32; SLOTS_PER_LINE as usize]);
 
-/// A ring slot: who gets new flows, and what there is to remember of who had them before.
-///
-/// The low half is the owner's backend number, or [`Slot::NONE`]; the high half the prior.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot(pub u32);
-
-impl Slot {
-    /// The owner of a slot of a service without backends.
-    pub const NONE: u16 = 0xFFFD;
-    /// Prior: the move is over, some old flows live on and are recorded.
-    pub const EXCEPTIONS: u16 = 0xFFFE;
-    /// Prior: nothing to remember.
-    pub const SETTLED: u16 = 0xFFFF;
-
-    /// A settled slot.
-    #[inline(always)]
-    pub const fn settled(owner: u16) -> Self {
-        Self(owner as u32 | (Self::SETTLED as u32) << 16)
-    }
-
-    /// The backend that new flows get.
-    #[inline(always)]
-    pub const fn owner(self) -> u16 {
-        self.0 as u16
-    }
-
-    /// A backend, [`Slot::EXCEPTIONS`] or [`Slot::SETTLED`].
-    #[inline(always)]
-    pub const fn prior(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
-}
-
 /// A backend, ready to copy into the frame: one cache line.
 ///
 /// `link` is written last and cleared first: a zero interface means that there is no way to the
@@ -193,8 +164,124 @@ pub struct BackendEntry {
     pub first: Word64,
     /// The last four bytes of the source address (low half) and the interface index (high half).
     pub link: Word64,
+    /// A [`Life`]: read only where a slot is not settled.
+    pub life: Word32,
     /// For tunnels and NAT.
-    pub reserved: [Word64; 6],
+    pub reserved: [Word32; 11],
+}
+
+/// Whether a backend lives, and which of its lives this is. Records of an earlier life lead
+/// nowhere, so a backend's death ends them all in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Life(pub u32);
+
+impl Life {
+    const LIVES: u32 = 1 << 16;
+    const TAKES_NEW: u32 = 1 << 17;
+
+    /// A life by its number.
+    #[inline(always)]
+    pub const fn new(number: u16, lives: bool, takes_new: bool) -> Self {
+        let lives = if lives { Self::LIVES } else { 0 };
+        let takes_new = if takes_new { Self::TAKES_NEW } else { 0 };
+        Self(number as u32 | lives | takes_new)
+    }
+
+    /// The life's number; it goes up by one at every death, and round.
+    #[inline(always)]
+    pub const fn number(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Whether flows of the backend are worth keeping.
+    #[inline(always)]
+    pub const fn lives(self) -> bool {
+        self.0 & Self::LIVES != 0
+    }
+
+    /// Whether a flow that opens anew may stay with the backend.
+    #[inline(always)]
+    pub const fn takes_new(self) -> bool {
+        self.0 & Self::TAKES_NEW != 0
+    }
+}
+
+/// Which flow a record is of: 24 bytes without padding, since the kernel hashes them all.
+///
+/// Three whole words, because a key is built on the program's stack, where the verifier allows
+/// aligned stores alone, and the compiler joins smaller neighbouring ones as it likes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The source address; IPv4 fills the lower half of the first word.
+    pub source: [u64; 2],
+    /// Source port and destination port, as they stand in the packet (low half), and the
+    /// service's number, which stands for its address and protocol (high half).
+    pub ports_and_service: u64,
+}
+
+impl FlowKey {
+    /// The key of a flow with a service.
+    #[inline(always)]
+    pub const fn new(source: [u32; 4], ports: u32, service: u32) -> Self {
+        Self {
+            source: [
+                source[0] as u64 | (source[1] as u64) << 32,
+                source[2] as u64 | (source[3] as u64) << 32,
+            ],
+            ports_and_service: ports as u64 | (service as u64) << 32,
+        }
+    }
+
+    /// The service's number.
+    #[inline(always)]
+    pub const fn service(self) -> u32 {
+        (self.ports_and_service >> 32) as u32
+    }
+
+    /// The key as 32-bit words, as it lies in the table.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn words(self) -> [u32; 6] {
+        let halves = |word: u64| [word as u32, (word >> 32) as u32];
+        let [a, b] = self.source.map(halves);
+        let c = halves(self.ports_and_service);
+        [a[0], a[1], b[0], b[1], c[0], c[1]]
+    }
+}
+
+/// Where a flow belongs, whatever its slot says.
+#[repr(C, align(8))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct FlowRecord {
+    /// The backend's number (low half) and the number of its life (high half).
+    pub backend: Word32,
+    /// When its last packet came, in seconds of the kernel's monotonic clock.
+    pub seen: Word32,
+    /// The slot, by index in the ring map.
+    pub slot: Word32,
+    /// 1 once a FIN or RST was seen.
+    pub closing: Word32,
+}
+
+impl FlowRecord {
+    /// The [`backend`](Self::backend) word.
+    #[inline(always)]
+    pub const fn backend_word(number: u16, life: Life) -> u32 {
+        number as u32 | (life.number() as u32) << 16
+    }
+
+    /// The number of its backend.
+    #[inline(always)]
+    pub fn number(&self) -> u16 {
+        self.backend.load() as u16
+    }
+
+    /// The number of the backend's life in which it was made.
+    #[inline(always)]
+    pub fn life(&self) -> u16 {
+        (self.backend.load() >> 16) as u16
+    }
 }
 
 impl BackendEntry {
@@ -206,6 +293,29 @@ impl BackendEntry {
         let second = u32::from_le_bytes([s2, s3, s4, s5]) as u64;
         [first, second | (interface as u64) << 32]
     }
+}
+
+/// What `weir explain` is told: see [`crate::steer::Way`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// A [`crate::reason::Reason`]'s number, or [`Answer::FORWARDED`].
+    pub reason: u32,
+    /// The backend's number.
+    pub backend: u32,
+    /// The slot within the service's ring.
+    pub slot: u32,
+    /// A [`crate::steer::Why`]'s number.
+    pub why: u32,
+    /// The service's number.
+    pub service: u32,
+    /// The interface through which the packet leaves.
+    pub interface: u32,
+}
+
+impl Answer {
+    /// In place of a reason: the packet is forwarded.
+    pub const FORWARDED: u32 = u32::MAX;
 }
 
 /// A backend's traffic on one CPU. Each forwarded packet is counted once, under `sent` if it left
@@ -227,5 +337,6 @@ const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 64);
 const _: () = assert!(size_of::<RingLine>() == 64);
 const _: () = assert!(size_of::<BackendEntry>() == 64);
+const _: () = assert!(size_of::<FlowKey>() == 24);
+const _: () = assert!(size_of::<FlowRecord>() == 16);
 const _: () = assert!(size_of::<BackendCounters>() == 32);
-const _: () = assert!(Slot::NONE < Slot::EXCEPTIONS);

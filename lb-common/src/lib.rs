@@ -20,5 +20,6 @@ pub mod layout;
 pub mod packet;
 pub mod reason;
 pub mod rewrite;
+pub mod slot;
 pub mod steer;
 pub mod word;

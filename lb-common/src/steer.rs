@@ -2,15 +2,28 @@
 //!
 //! A settled service costs three array reads: the service's bucket, the slot's line, the
 //! backend's line. Nothing here allocates, loops over input, or knows where the tables live.
+//!
+//! | the slot is | a flow that is not recorded belongs to |
+//! |---|---|
+//! | settled | the owner; records are not read |
+//! | moving | the prior, and is recorded; the owner if this packet opens it, and is recorded |
+//! | exceptions | the owner |
+//!
+//! A recorded flow belongs to its backend as long as that lives. So what a change of the ring
+//! would have moved is recorded packet by packet, within one idle time-out, and nothing else is.
+
+use core::ops::Deref;
 
 use crate::{
     flow::Flow,
     hash::{self, Seed},
     layout::{
-        BackendEntry, RingSpan, SLOTS_PER_LINE, ServiceBucket, ServiceEntry, ServiceKey,
-        ServiceMeta, Slot,
+        BackendEntry, FlowKey, FlowRecord, Life, RingSpan, SLOTS_PER_LINE, ServiceBucket,
+        ServiceEntry, ServiceKey, ServiceMeta,
     },
     reason::Reason,
+    slot::{Prior, Slot},
+    word::Word32,
 };
 
 /// The tables that steering reads: the kernel's maps, the controller's mapping of them, or a
@@ -24,6 +37,33 @@ pub trait Tables {
     fn backend(&self, number: u16) -> Option<&BackendEntry>;
 }
 
+/// The records of flows, for slots that are not settled.
+pub trait Flows: Tables {
+    /// A way to a record as it lies in its table.
+    type Record<'t>: Deref<Target = FlowRecord>
+    where
+        Self: 't;
+
+    /// Seconds of a clock that never goes back.
+    fn now(&self) -> u32;
+    /// The record of a flow.
+    fn record(&self, stage: Stage, key: &FlowKey) -> Option<Self::Record<'_>>;
+    /// Records a flow. A full table gives up an older record.
+    fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord);
+    /// Drops the record of a flow.
+    fn forget(&self, stage: Stage, key: &FlowKey);
+}
+
+/// Which table a record is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Only the opening packet was seen. A table of their own, so that a flood of openings can
+    /// push out other openings and nothing else.
+    HalfOpen,
+    /// A later packet was seen.
+    Confirmed,
+}
+
 /// What is fixed when the program is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters {
@@ -34,10 +74,41 @@ pub struct Parameters {
 }
 
 /// Why a flow belongs to its backend.
+#[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The slot is settled: its owner has every flow of it.
     Settled,
+    /// The flow is recorded.
+    Recorded,
+    /// The slot is moving, and this packet opens its flow: the owner's.
+    MovingOpening,
+    /// The slot is moving, and the flow is older than the move: the prior's.
+    MovingPrior,
+    /// The slot has moved, and the flow is no exception: the owner's.
+    ExceptionsOwner,
+}
+
+impl Why {
+    /// Every rule, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Settled,
+        Self::Recorded,
+        Self::MovingOpening,
+        Self::MovingPrior,
+        Self::ExceptionsOwner,
+    ];
+
+    /// The rule as `weir explain` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Recorded => "recorded flow",
+            Self::MovingOpening => "moving: opening",
+            Self::MovingPrior => "moving: prior",
+            Self::ExceptionsOwner => "exceptions: owner",
+        }
+    }
 }
 
 /// A packet's way, found.
@@ -64,9 +135,9 @@ pub struct Service {
     pub meta: ServiceMeta,
 }
 
-/// Finds the backend that a flow belongs to.
+/// Finds the backend that a flow belongs to, and records the flow if its slot asks for it.
 #[inline(always)]
-pub fn steer<'t, T: Tables>(
+pub fn steer<'t, T: Flows>(
     tables: &'t T,
     parameters: &Parameters,
     flow: &Flow,
@@ -78,7 +149,11 @@ pub fn steer<'t, T: Tables>(
     let Some(slot) = tables.slot(service.ring.base + slot_index) else {
         return Err(Reason::BadTable);
     };
-    let number = slot.owner();
+    let (number, why) = if slot.is_settled() {
+        (slot.owner(), Why::Settled)
+    } else {
+        unsettled(tables, service, slot_index, slot, flow)
+    };
     if number == Slot::NONE {
         return Err(if service.meta.has(ServiceMeta::EMPTY_PASSES) {
             Reason::NoBackendPass
@@ -89,7 +164,111 @@ pub fn steer<'t, T: Tables>(
     let Some(backend) = tables.backend(number) else {
         return Err(Reason::BadTable);
     };
-    Ok(Way { service: service.meta, slot: slot_index, number, backend, why: Why::Settled })
+    Ok(Way { service: service.meta, slot: slot_index, number, backend, why })
+}
+
+/// The rules for a slot that remembers something.
+#[inline(always)]
+fn unsettled<T: Flows>(
+    tables: &T,
+    service: Service,
+    slot_index: u32,
+    slot: Slot,
+    flow: &Flow,
+) -> (u16, Why) {
+    let key = FlowKey::new(flow.source, flow.ports, service.meta.index());
+    let now = tables.now();
+    if let Some(number) = recorded(tables, &key, flow, now) {
+        return (number, Why::Recorded);
+    }
+    let Prior::Moving(prior) = slot.prior() else {
+        return (slot.owner(), Why::ExceptionsOwner);
+    };
+    let (number, why, stage) = if flow.opens {
+        (slot.owner(), Why::MovingOpening, Stage::HalfOpen)
+    } else {
+        (prior, Why::MovingPrior, Stage::Confirmed)
+    };
+    let life = life_of(tables, number);
+    if !life.lives() {
+        // A dead prior has no flows to protect; the controller is about to say so in the slot.
+        return (slot.owner(), Why::ExceptionsOwner);
+    }
+    let record = new_record(number, life, now, service.ring.base + slot_index, flow);
+    tables.keep(stage, &key, &record);
+    (number, why)
+}
+
+/// The backend that a flow is recorded for, if that lives.
+#[inline(always)]
+fn recorded<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
+    if let Some(number) = confirmed(tables, key, flow, now) {
+        return Some(number);
+    }
+    half_open(tables, key, flow, now)
+}
+
+#[inline(always)]
+fn confirmed<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
+    let record = tables.record(Stage::Confirmed, key)?;
+    let (number, life) = living(tables, &record);
+    // Between the same two ports a new flow may open; if the old one's backend takes no new
+    // flows, it goes elsewhere, and the old record must not catch its later packets.
+    if !life.lives() || (flow.opens && !life.takes_new()) {
+        tables.forget(Stage::Confirmed, key);
+        return None;
+    }
+    if record.seen.load() != now {
+        record.seen.store(now);
+    }
+    if flow.opens || flow.closes {
+        record.closing.store(u32::from(flow.closes));
+    }
+    Some(number)
+}
+
+#[inline(always)]
+fn half_open<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
+    let record = tables.record(Stage::HalfOpen, key)?;
+    let (number, life) = living(tables, &record);
+    if !life.lives() {
+        tables.forget(Stage::HalfOpen, key);
+        return None;
+    }
+    if flow.opens {
+        record.seen.store(now);
+    } else {
+        let confirmed = new_record(number, life, now, record.slot.load(), flow);
+        tables.keep(Stage::Confirmed, key, &confirmed);
+        tables.forget(Stage::HalfOpen, key);
+    }
+    Some(number)
+}
+
+#[inline(always)]
+fn new_record(number: u16, life: Life, now: u32, slot: u32, flow: &Flow) -> FlowRecord {
+    FlowRecord {
+        backend: Word32::new(FlowRecord::backend_word(number, life)),
+        seen: Word32::new(now),
+        slot: Word32::new(slot),
+        closing: Word32::new(u32::from(flow.closes)),
+    }
+}
+
+/// The backend of a record, with its life if that is still the one in which the record was made.
+#[inline(always)]
+fn living<T: Tables>(tables: &T, record: &FlowRecord) -> (u16, Life) {
+    let number = record.number();
+    let life = life_of(tables, number);
+    if life.number() == record.life() { (number, life) } else { (number, Life(0)) }
+}
+
+#[inline(always)]
+fn life_of<T: Tables>(tables: &T, number: u16) -> Life {
+    match tables.backend(number) {
+        Some(backend) => Life(backend.life.load()),
+        None => Life(0),
+    }
 }
 
 /// The slot of a flow within its service's ring.

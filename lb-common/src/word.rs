@@ -47,9 +47,22 @@ macro_rules! word {
                 // because user space writes the word through its own mapping.
                 unsafe { core::ptr::read_volatile(self.0.get()) }
             }
+
+            /// Writes the word, once.
+            #[inline(always)]
+            pub fn store(&self, value: $int) {
+                // SAFETY: as in `load`; every access to the word is volatile.
+                unsafe { core::ptr::write_volatile(self.0.get(), value) }
+            }
+
+            /// A word with this value.
+            #[inline(always)]
+            pub const fn new(value: $int) -> Self {
+                Self(core::cell::UnsafeCell::new(value))
+            }
         }
 
-        // SAFETY: the kernel program only reads, each time with one volatile access.
+        // SAFETY: every access is one volatile load or store of an aligned word.
         #[cfg(target_arch = "bpf")]
         unsafe impl Sync for $name {}
     };

@@ -1,18 +1,20 @@
 //! The XDP program: a packet's way from the driver to its backend.
 //!
-//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`])
-//! and the one match from an outcome to an XDP action.
+//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`]),
+//! the look without a touch ([`mod@explain`]) and the one match from an outcome to an XDP action.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
 #![allow(
     unreachable_pub,
     missing_docs,
+    clippy::cast_possible_truncation,
     clippy::needless_pass_by_value,
-    reason = "what the xdp macro makes of a documented program"
+    reason = "what the xdp macro makes of a documented program; words are cut on purpose"
 )]
 
 mod count;
+mod explain;
 mod maps;
 
 use aya_ebpf::{
@@ -28,7 +30,7 @@ use lb_common::{
     rewrite, steer,
 };
 
-use crate::maps::KernelTables;
+use crate::{explain::Unchanged, maps::KernelTables};
 
 /// Steers a packet: forwarded to its backend, passed to the kernel, or dropped.
 #[xdp]
@@ -45,6 +47,19 @@ pub fn weir(ctx: XdpContext) -> u32 {
             }
         }
     }
+}
+
+/// Says where a packet would go, and why, and changes nothing.
+#[xdp]
+pub fn explain(ctx: XdpContext) -> u32 {
+    // SAFETY: the context's bounds are the frame's, and the program is its only user.
+    let packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
+    let outcome = match flow::parse(&packet, maps::own_mac()) {
+        Ok(flow) => steer::steer(&Unchanged, &maps::parameters(), &flow),
+        Err(reason) => Err(reason),
+    };
+    maps::tell(explain::answer(outcome));
+    XDP_PASS
 }
 
 /// Does nothing but send every packet back: what any forwarding program costs at least. The

@@ -3,14 +3,16 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, PerCpuArray},
+    btf_maps::{Array, LruHashMap, PerCpuArray},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
 use lb_common::{
     hash::Seed,
-    layout::{BackendCounters, BackendEntry, RingLine, ServiceBucket, Slot},
+    layout::{Answer, BackendCounters, BackendEntry, FlowKey, FlowRecord, RingLine, ServiceBucket},
     reason::Reason,
-    steer::{Parameters, Tables, line_of},
+    slot::Slot,
+    steer::{Flows, Parameters, Stage, Tables, line_of},
 };
 
 /// `BPF_F_MMAPABLE`: the controller writes these tables through a mapping.
@@ -22,6 +24,12 @@ static SERVICES: Array<ServiceBucket, 1, MAPPED> = Array::new();
 static RING: Array<RingLine, 1, MAPPED> = Array::new();
 #[btf_map]
 static BACKENDS: Array<BackendEntry, 1, MAPPED> = Array::new();
+#[btf_map]
+static FLOWS: LruHashMap<FlowKey, FlowRecord, 1> = LruHashMap::new();
+#[btf_map]
+static HALF_OPEN: LruHashMap<FlowKey, FlowRecord, 1> = LruHashMap::new();
+#[btf_map]
+static ANSWER: Array<Answer, 1> = Array::new();
 #[btf_map]
 static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
@@ -69,6 +77,59 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         BACKENDS.get(u32::from(number))
+    }
+}
+
+impl Flows for KernelTables {
+    type Record<'t> = &'t FlowRecord;
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        let nanoseconds = unsafe { bpf_ktime_get_ns() };
+        // Seconds fit for 136 years after the boot.
+        (nanoseconds / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn record(&self, stage: Stage, key: &FlowKey) -> Option<&FlowRecord> {
+        // A record consists of words that are read and written whole: the kernel may reuse its
+        // place for another flow meanwhile, which can be mistaken for ours for one packet, but
+        // never half.
+        match stage {
+            // SAFETY: as said above.
+            Stage::HalfOpen => unsafe { HALF_OPEN.get(key) },
+            // SAFETY: as said above.
+            Stage::Confirmed => unsafe { FLOWS.get(key) },
+        }
+    }
+
+    #[inline(always)]
+    fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {
+        // An error means that even the oldest record is in use by another CPU at this moment: the
+        // flow's next packet tries again.
+        let _ = match stage {
+            Stage::HalfOpen => HALF_OPEN.insert(key, record, 0),
+            Stage::Confirmed => FLOWS.insert(key, record, 0),
+        };
+    }
+
+    #[inline(always)]
+    fn forget(&self, stage: Stage, key: &FlowKey) {
+        // An error means that it is gone already.
+        let _ = match stage {
+            Stage::HalfOpen => HALF_OPEN.remove(key),
+            Stage::Confirmed => FLOWS.remove(key),
+        };
+    }
+}
+
+/// Leaves an answer for the controller.
+#[inline(always)]
+pub(crate) fn tell(answer: Answer) {
+    if let Some(place) = ANSWER.get_ptr_mut(0) {
+        // SAFETY: the kernel returned a valid entry; one question is asked at a time.
+        unsafe { *place = answer };
     }
 }
 

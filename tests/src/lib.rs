@@ -27,6 +27,7 @@ pub mod hold;
 mod http;
 pub mod lab;
 mod line;
+pub mod model;
 pub mod namespace;
 mod nginx;
 mod observe;

@@ -6,7 +6,8 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime},
 };
@@ -42,16 +43,22 @@ pub enum Verdict {
     Redirect,
 }
 
-/// The program with its tables, removed again when dropped.
+/// The program in the kernel, over tables of its own; removed again when dropped.
 #[derive(Debug)]
-pub struct Program {
+pub struct Runner {
     ebpf: Ebpf,
-    core: Core,
     /// The kernel's tables.
     pub tables: Tables,
     /// Which tables they are.
     pub id: TablesId,
     bpf_dir: PathBuf,
+}
+
+/// A [`Runner`] whose tables a core has filled.
+#[derive(Debug)]
+pub struct Program {
+    runner: Runner,
+    core: Core,
 }
 
 /// The object under test: the rebuilt one if `WEIR_EBPF_OBJECT` names it, else the committed one.
@@ -68,21 +75,20 @@ pub fn object() -> Result<Vec<u8>> {
     }
 }
 
-impl Program {
-    /// Loads the program with the tables of a configuration in which every backend is up.
-    /// `hop` says how each backend is reached.
+// === impl Runner ===
+
+impl Runner {
+    /// Loads the program over new tables.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn new(config: Config, hop: impl Fn(IpAddr) -> NextHop) -> Result<Self> {
+    pub fn new(id: TablesId) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let bpf_dir =
             PathBuf::from(format!("/sys/fs/bpf/weir-program-{}-{count}", std::process::id()));
         let object = object()?;
-        let limits = config.limits;
-        let id = TablesId::new(limits, [0x0123_4567_89AB_CDEF, 0x0F1E_2D3C_4B5A_6978]);
         let tables = Tables::open(&object, &id, &bpf_dir)?;
         let [a, b, c, d, e, f] = OWN_MAC;
         let own_mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
@@ -90,27 +96,12 @@ impl Program {
         for name in ["weir", "empty_tx"] {
             xdp(&mut ebpf, name)?.load()?;
         }
-        let core = Core::new(config, limits, &Saved::default(), None, now())
-            .map_err(|error| anyhow!(error))?;
-        let mut program = Self { ebpf, core, tables, id, bpf_dir };
-        program.bring_up(hop);
-        Ok(program)
+        Ok(Self { ebpf, tables, id, bpf_dir })
     }
 
-    /// Lets the core have inputs, and writes what it decides.
-    pub fn with_core<T>(&mut self, inputs: impl FnOnce(&mut Core) -> T) -> T {
-        let result = inputs(&mut self.core);
-        for action in self.core.commit() {
-            if let Action::Write(write) = action {
-                self.tables.mapped.write(&write);
-            }
-        }
-        result
-    }
-
-    /// The name of the backend with a number in the tables.
-    pub fn backend(&self, number: u16) -> Option<String> {
-        self.core.backend_named(number).map(|id| id.backend.to_string())
+    /// Where its tables are pinned.
+    pub fn bpf_dir(&self) -> &Path {
+        &self.bpf_dir
     }
 
     /// Runs the program on a frame.
@@ -149,7 +140,7 @@ impl Program {
     }
 
     /// Instructions that the verifier walked through, and bytes after translation, if the kernel
-    /// tells.
+    /// tells; bytes of machine code.
     ///
     /// # Errors
     ///
@@ -157,6 +148,50 @@ impl Program {
     pub fn size(&mut self) -> Result<(Option<u32>, Option<u32>, u32)> {
         let info = xdp(&mut self.ebpf, "weir")?.info()?;
         Ok((info.verified_instruction_count(), info.size_translated(), info.size_jitted()))
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure here; the directory's name is this process's own.
+        let _ = dataplane::detach(&self.bpf_dir);
+    }
+}
+
+// === impl Program ===
+
+impl Program {
+    /// Loads the program with the tables of a configuration in which every backend is up.
+    /// `hop` says how each backend is reached.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn new(config: Config, hop: impl Fn(IpAddr) -> NextHop) -> Result<Self> {
+        let limits = config.limits;
+        let seed = [0x0123_4567_89AB_CDEF, 0x0F1E_2D3C_4B5A_6978];
+        let runner = Runner::new(TablesId::new(limits, seed))?;
+        let core = Core::new(config, limits, &Saved::default(), None, now())
+            .map_err(|error| anyhow!(error))?;
+        let mut program = Self { runner, core };
+        program.bring_up(hop);
+        Ok(program)
+    }
+
+    /// Lets the core have inputs, and writes what it decides.
+    pub fn with_core<T>(&mut self, inputs: impl FnOnce(&mut Core) -> T) -> T {
+        let result = inputs(&mut self.core);
+        for action in self.core.commit() {
+            if let Action::Write(write) = action {
+                self.runner.tables.mapped.write(&write);
+            }
+        }
+        result
+    }
+
+    /// The name of the backend with a number in the tables.
+    pub fn backend(&self, number: u16) -> Option<String> {
+        self.core.backend_named(number).map(|id| id.backend.to_string())
     }
 
     fn bring_up(&mut self, hop: impl Fn(IpAddr) -> NextHop) {
@@ -173,10 +208,17 @@ impl Program {
     }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Nothing to be done about a failure here; the directory's name is this process's own.
-        let _ = dataplane::detach(&self.bpf_dir);
+impl Deref for Program {
+    type Target = Runner;
+
+    fn deref(&self) -> &Runner {
+        &self.runner
+    }
+}
+
+impl DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Runner {
+        &mut self.runner
     }
 }
 

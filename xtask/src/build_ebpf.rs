@@ -119,7 +119,7 @@ fn build(toolchain: &Toolchain) -> Result<Vec<u8>> {
     process::run(
         Command::new(&toolchain.objcopy)
             .arg("--strip-debug")
-            .arg(target.join(TARGET).join("release/weir"))
+            .arg(target.join(TARGET).join("release/weir-xdp"))
             .arg(&stripped),
     )?;
     fs::read(&stripped).with_context(|| format!("reading {}", stripped.display()))

@@ -141,13 +141,23 @@ pub enum Backend {
         #[command(flatten)]
         change: Change,
     },
-    /// Take a backend out for good
+    /// Take a backend out for good, after its connections have ended
     #[command(after_help = "Example:\n  weir backend remove grafana g4")]
-    Remove(Target),
+    Remove {
+        /// Which.
+        #[command(flatten)]
+        target: Target,
+        /// Do not wait: its connections break
+        #[arg(long)]
+        now: bool,
+    },
+    /// Give a backend no new connections, and keep its old ones
+    #[command(after_help = "Example:\n  weir backend drain grafana g4 && weir events --follow")]
+    Drain(Target),
     /// Take a backend out until it is enabled again
     #[command(after_help = "Example:\n  weir backend maintenance grafana g4")]
     Maintenance(Target),
-    /// End a backend's maintenance
+    /// End a backend's maintenance or drain
     #[command(after_help = "Example:\n  weir backend enable grafana g4")]
     Enable(Target),
 }

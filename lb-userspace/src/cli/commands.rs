@@ -154,7 +154,13 @@ async fn change_backend(client: &Client, json: bool, change: Backend) -> anyhow:
             let (method, path, body) = put(target, change.with_address(*address))?;
             (method, path, Some(header::IF_MATCH), body)
         }
-        Backend::Remove(target) => (Method::DELETE, path(target), None, Vec::new()),
+        Backend::Remove { target, now } => {
+            (Method::DELETE, format!("{}?now={now}", path(target)), None, Vec::new())
+        }
+        Backend::Drain(target) => {
+            let (method, path) = post(target, "drain");
+            (method, path, None, Vec::new())
+        }
         Backend::Maintenance(target) => {
             let (method, path) = post(target, "maintenance");
             (method, path, None, Vec::new())

@@ -50,6 +50,9 @@ fn what(kind: &EventKind, style: Style) -> String {
             let to = style.state(*to, state_name(*to));
             format!("{service}/{backend} {from} → {to}: {reason}; {slots_moved} slots moved")
         }
+        EventKind::Drained { service, backend } => {
+            format!("{service}/{backend} is drained: no old flow is left")
+        }
         EventKind::Changed { service, backend, what } => format!("{service}/{backend} {what}"),
         EventKind::Service { service, what } => format!("{service} {what}"),
         EventKind::NextHop { service, backend, what } => {

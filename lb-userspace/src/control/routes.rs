@@ -32,7 +32,7 @@ enum Route {
     Backend(BackendId),
     Maintenance(BackendId),
     Enable(BackendId),
-    Drain,
+    Drain(BackendId),
     Explain,
     Events,
     Reload,
@@ -52,7 +52,8 @@ pub(super) async fn answer(
         Route::Services => json(StatusCode::OK, &handle.status(patience).await?.services),
         Route::Service(name) => one_service(handle.status(patience).await?, name)?,
         Route::Backend(id) if request.method() == Method::DELETE => {
-            command(handle, limits, Command::Remove(id)).await?
+            let now = flag(request.uri().query(), "now")?;
+            command(handle, limits, Command::Remove { id, now }).await?
         }
         Route::Backend(id) => {
             let expect = expectation(request.headers())?;
@@ -61,17 +62,15 @@ pub(super) async fn answer(
         }
         Route::Maintenance(id) => command(handle, limits, Command::Maintenance(id)).await?,
         Route::Enable(id) => command(handle, limits, Command::Enable(id)).await?,
-        Route::Drain => {
-            let message = "this version cannot drain; `weir backend set … --weight 0` gives the \
-                           backend no new flows";
-            return Err(Failure::new(StatusCode::NOT_IMPLEMENTED, "unsupported", message));
-        }
+        Route::Drain(id) => command(handle, limits, Command::Drain(id)).await?,
         Route::Explain => {
             let question = read_json(request.into_body(), limits).await?;
             let ask = |answer| Request::Explain(question, answer);
             json(StatusCode::OK, &handle.ask(patience, ask).await?)
         }
-        Route::Events => return Ok(Answer::Events { follow: follow(request.uri().query())? }),
+        Route::Events => {
+            return Ok(Answer::Events { follow: flag(request.uri().query(), "follow")? });
+        }
         Route::Reload => match handle.ask(patience, Request::Reload).await? {
             Ok(message) => json(StatusCode::OK, &Done { message }),
             Err(faults) => return Err(reload_refused(&faults)),
@@ -125,12 +124,17 @@ fn expectation(headers: &HeaderMap) -> Result<Expect, Failure> {
 }
 
 /// The query of `/v1/events`.
-fn follow(query: Option<&str>) -> Result<bool, Failure> {
-    match query.unwrap_or_default() {
-        "" | "follow=false" => Ok(false),
-        "follow" | "follow=true" => Ok(true),
-        other => Err(invalid(format!(
-            "the query may be \"follow=true\" or \"follow=false\", not {other:?}"
+/// The one flag that a path's query may have.
+fn flag(query: Option<&str>, name: &str) -> Result<bool, Failure> {
+    let query = query.unwrap_or_default();
+    if query.is_empty() {
+        return Ok(false);
+    }
+    match query.strip_prefix(name) {
+        Some("" | "=true") => Ok(true),
+        Some("=false") => Ok(false),
+        _ => Err(invalid(format!(
+            "the query may be \"{name}=true\" or \"{name}=false\", not {query:?}"
         ))),
     }
 }
@@ -152,7 +156,7 @@ impl Route {
                 match *action {
                     "maintenance" => Self::Maintenance(id),
                     "enable" => Self::Enable(id),
-                    "drain" => Self::Drain,
+                    "drain" => Self::Drain(id),
                     _ => return Err(no_path(path)),
                 }
             }
@@ -169,9 +173,11 @@ impl Route {
                 (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD")
             }
             Self::Backend(_) => (matches!(*method, Method::PUT | Method::DELETE), "PUT, DELETE"),
-            Self::Maintenance(_) | Self::Enable(_) | Self::Drain | Self::Explain | Self::Reload => {
-                (*method == Method::POST, "POST")
-            }
+            Self::Maintenance(_)
+            | Self::Enable(_)
+            | Self::Drain(_)
+            | Self::Explain
+            | Self::Reload => (*method == Method::POST, "POST"),
         };
         if fits { Ok(()) } else { Err(Failure::method_not_allowed(allow)) }
     }

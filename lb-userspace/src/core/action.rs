@@ -1,6 +1,9 @@
 //! What the core wants done. The daemon does it in this order, and nothing else.
 
-use lb_common::layout::{ServiceKey, ServiceMeta, Slot};
+use lb_common::{
+    layout::{Life, ServiceKey, ServiceMeta},
+    slot::Slot,
+};
 
 use super::{BackendId, EventKind, Now, places::Place};
 
@@ -58,6 +61,8 @@ pub enum Write {
     BackendFirst(u16, u64),
     /// No way to the backend for now.
     BackendClosed(u16),
+    /// A backend's life.
+    Life(u16, Life),
     /// Zero the counters of a number that no slot names.
     Counters(u16),
     /// Wait until every packet that may have seen the tables as they were before is through.

@@ -3,20 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::{
-    layout::{RingSpan, ServiceKey, ServiceMeta, Slot},
+    layout::{Life, RingSpan, ServiceKey, ServiceMeta},
+    slot::Slot,
     steer::Tables,
 };
 
 use super::{
-    Action, BackendId, BackendState, Checks, Core, EventKind, Now, Unsaved, Write,
+    Action, BackendId, BackendState, Checks, Core, EventKind, Live, Now, Unsaved, Write,
     allocation::Shortage,
     backend::Backend,
-    changes::Desired,
-    places::Place,
+    changes::{Admin, Desired},
+    places::{Place, Places, buckets_for},
+    ring::Ring,
     saved::{Saved, SavedService},
     service::{self, Service},
 };
-use crate::config::{CheckKind, Config, Name, Service as Spec};
+use crate::config::{CheckKind, Config, Limits, Name, Service as Spec};
 
 impl Core {
     /// Makes everything as the configuration and the run-time changes want it.
@@ -31,9 +33,9 @@ impl Core {
         self.clear_the_way(&config.services);
         for spec in &config.services {
             if self.services.contains_key(&spec.name) {
-                self.change_service(spec)?;
+                self.change_service(spec, now)?;
             } else {
-                self.add_service(spec)?;
+                self.add_service(spec, now)?;
             }
             self.apply_backends(spec, now)?;
         }
@@ -55,7 +57,7 @@ impl Core {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            self.remove_backend(&BackendId { service: spec.name.clone(), backend: name });
+            self.retire(&BackendId { service: spec.name.clone(), backend: name }, now);
         }
         for (name, desired) in desired {
             let id = BackendId { service: spec.name.clone(), backend: name };
@@ -76,35 +78,35 @@ impl Core {
 
     // === Services ===
 
-    fn add_service(&mut self, spec: &Spec) -> Result<(), String> {
+    fn add_service(&mut self, spec: &Spec, now: Now) -> Result<(), String> {
         let index = self.take("services", |core| core.service_numbers.take())?;
         let span = self.take("ring_slots", |core| core.spans.take(spec.ring))?;
         let key = service::key(spec.address, spec.port, spec.protocol);
         let meta = service::meta(index, spec);
-        let owners = vec![Slot::NONE; spec.ring as usize];
         let service = Service {
             spec: spec.clone(),
             index,
             key,
             place: None,
             meta,
-            span,
-            owners,
+            ring: Ring::new(span),
             backends: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             stale: true,
+            warm_until: Some(now.monotonic + service::warm_up(&spec.health)),
         };
         // Slots first: whoever finds the service finds its ring.
-        self.write(Write::Slots(service.slots()));
+        self.write(Write::Slots(service.ring.indexed()));
         self.services.insert(spec.name.clone(), service);
         self.place_service(&spec.name, key, span, meta)?;
         self.service_event(&spec.name, "added".to_owned());
         Ok(())
     }
 
-    fn change_service(&mut self, spec: &Spec) -> Result<(), String> {
+    fn change_service(&mut self, spec: &Spec, now: Now) -> Result<(), String> {
         let Some(running) = self.services.get(&spec.name) else { return Ok(()) };
         let (index, place, old_key) = (running.index, running.place, running.key);
-        let (old_span, old_meta) = (running.span, running.meta);
+        let (old_span, old_meta) = (running.ring.span(), running.meta);
         let key = service::key(spec.address, spec.port, spec.protocol);
         let meta = service::meta(index, spec);
         let same_tables = old_key == key && old_span.length == spec.ring && old_meta == meta;
@@ -117,7 +119,7 @@ impl Core {
             self.take("ring_slots", |core| core.spans.take(spec.ring))?
         };
         if span != old_span {
-            self.rebuild_into(&spec.name, span);
+            self.rebuild_into(&spec.name, span, now);
         }
         if key == old_key {
             if let Some(place) = place.filter(|_| span != old_span) {
@@ -150,14 +152,21 @@ impl Core {
 
     fn remove_service(&mut self, name: &Name) {
         let Some(service) = self.services.get(name) else { return };
-        let (place, key, span, index) = (service.place, service.key, service.span, service.index);
-        let backends: Vec<Name> = service.backends.keys().cloned().collect();
+        let everyone = service.backends.values().chain(service.leaving.values());
+        let numbers: Vec<(BackendId, u16)> = everyone
+            .map(|backend| {
+                let backend_name = backend.spec.name.clone();
+                (BackendId { service: name.clone(), backend: backend_name }, backend.number)
+            })
+            .collect();
+        let (place, key, index) = (service.place, service.key, service.index);
+        let span = service.ring.span();
         if let Some(place) = place {
             self.places.remove(key);
             self.write(Write::ServiceGone(place));
         }
-        for backend in backends {
-            self.remove_backend(&BackendId { service: name.clone(), backend });
+        for (id, number) in numbers {
+            self.bury(&id, number);
         }
         self.services.remove(name);
         self.spans.give_back(span);
@@ -196,7 +205,7 @@ impl Core {
                 continue;
             };
             other.place = Some(to);
-            let ring = other.span.to_word();
+            let ring = other.ring.span().to_word();
             let copy = Write::Service { place: to, key: moved, ring, meta: other.meta };
             // A packet may have looked at the new place already: it must still find the old one.
             self.write(copy);
@@ -215,23 +224,31 @@ impl Core {
         Ok(())
     }
 
-    /// Moves a service's ring to another span, filled before anything points to it.
-    fn rebuild_into(&mut self, name: &Name, span: RingSpan) {
+    /// Moves a service's ring to another span, filled before anything points to it. Every flow
+    /// has another slot there, so nothing can be remembered.
+    fn rebuild_into(&mut self, name: &Name, span: RingSpan, now: Now) {
         let Some(service) = self.services.get_mut(name) else { return };
-        service.span = span;
-        service.owners = vec![Slot::NONE; span.length as usize];
-        service.rebuild();
-        let slots = service.slots();
+        service.ring = Ring::new(span);
+        service.rebuild(now.monotonic);
+        let slots = service.ring.indexed();
         self.write(Write::Slots(slots));
     }
 
     // === Backends ===
 
     fn add_backend(&mut self, id: &BackendId, desired: Desired, now: Now) -> Result<(), String> {
-        let number = self.take("backends", |core| core.backend_numbers.take())?;
+        let number = loop {
+            match self.take("backends", |core| core.backend_numbers.take()) {
+                Ok(number) => break number,
+                // Who leaves has had its time; who comes is wanted.
+                Err(full) => self.bury_oldest().ok_or(full)?,
+            }
+        };
         let number = u16::try_from(number).map_err(|_| "limits.backends is above 65533")?;
         let Some(service) = self.services.get_mut(&id.service) else { return Ok(()) };
-        let mut backend = Backend::new(desired, number, now.wall);
+        let life = self.lives.get(&number).map_or(0, |life| life.wrapping_add(1));
+        self.lives.insert(number, life);
+        let mut backend = Backend::new(desired, number, life, now.wall);
         if service.spec.health.kind == CheckKind::None {
             backend.health = Checks::Up;
         }
@@ -240,6 +257,7 @@ impl Core {
         service.backends.insert(id.backend.clone(), backend);
         // The number may have been another's: no way to it, and no traffic counted, until written.
         self.write(Write::BackendClosed(number));
+        self.write(Write::Life(number, Life::new(life, false, false)));
         self.write(Write::Counters(number));
         self.actions.push(Action::Targets);
         self.unsaved = Unsaved::Places;
@@ -253,7 +271,7 @@ impl Core {
         let Some(backend) = service.backends.get_mut(&id.backend) else { return };
         let (old, new) = (backend.spec.weight, desired.backend.weight);
         backend.spec = desired.backend;
-        backend.maintenance = desired.maintenance;
+        backend.admin = desired.admin;
         let serves = matches!(backend.state, BackendState::Up | BackendState::Suspect);
         service.stale |= serves && old != new;
         if old != new {
@@ -262,30 +280,126 @@ impl Core {
         self.reassess(id, None, now);
     }
 
-    fn remove_backend(&mut self, id: &BackendId) {
+    /// Takes a backend out of what is wanted. If it lives, it drains before it goes.
+    fn retire(&mut self, id: &BackendId, now: Now) {
         let Some(service) = self.services.get_mut(&id.service) else { return };
-        let Some(backend) = service.backends.remove(&id.backend) else { return };
+        let Some(mut backend) = service.backends.remove(&id.backend) else { return };
         service.stale = true;
-        self.backend_numbers.give_back(u32::from(backend.number));
-        self.actions.push(Action::Forget(id.clone(), backend.number));
+        self.actions.push(Action::Targets);
+        self.unsaved = Unsaved::Places;
+        if !backend.life.lives() {
+            self.bury(id, backend.number);
+            return;
+        }
+        backend.state = BackendState::Draining;
+        backend.drains_since = Some(now.monotonic);
+        backend.life = backend.next_life();
+        let (number, life) = (backend.number, backend.life);
+        service.leaving.insert(number, backend);
+        self.write(Write::Life(number, life));
+        self.changed_event(id, "removed: takes no new flows, goes when its old ones end".into());
+    }
+
+    /// Ends a backend that nobody wants and that has nothing left to do: its number is free.
+    pub(super) fn bury(&mut self, id: &BackendId, number: u16) {
+        if let Some(service) = self.services.get_mut(&id.service) {
+            service.leaving.remove(&number);
+            service.stale = true;
+        }
+        let life = self.ended(number);
+        self.write(Write::Life(number, life));
+        self.backend_numbers.give_back(u32::from(number));
+        self.actions.push(Action::Forget(id.clone(), number));
         self.actions.push(Action::Targets);
         self.unsaved = Unsaved::Places;
         self.changed_event(id, "removed".to_owned());
     }
 
+    /// Ends the backends of this name that drain before they go.
+    pub(super) fn remove_leaving(&mut self, id: &BackendId) {
+        let Some(service) = self.services.get(&id.service) else { return };
+        let numbers: Vec<u16> = service
+            .leaving
+            .values()
+            .filter(|backend| backend.spec.name == id.backend)
+            .map(|backend| backend.number)
+            .collect();
+        for number in numbers {
+            self.bury(id, number);
+        }
+    }
+
+    /// Ends the backend that has been leaving for longest.
+    fn bury_oldest(&mut self) -> Option<()> {
+        let leaving = self.services.iter().flat_map(|(name, service)| {
+            service.leaving.values().map(move |backend| (name, backend))
+        });
+        let (service, backend) = leaving.min_by_key(|(_, backend)| backend.drains_since)?;
+        let id = BackendId { service: service.clone(), backend: backend.spec.name.clone() };
+        let number = backend.number;
+        self.bury(&id, number);
+        Some(())
+    }
+
+    /// The life after the present one of a number, which nobody lives.
+    fn ended(&mut self, number: u16) -> Life {
+        let life = self.lives.entry(number).or_default();
+        *life = life.wrapping_add(1);
+        Life::new(*life, false, false)
+    }
+
     // === Taking over the tables of an earlier run ===
 
-    /// Takes over what `saved` says and the tables confirm; the rest is cleared away.
-    pub(super) fn adopt(&mut self, saved: &Saved, tables: &dyn Tables, buckets: u32) {
+    /// Takes over what `saved` says and the tables confirm; the rest is cleared away. Tables of
+    /// other sizes than ours (`limits`) are not ours: then ours are filled from them, with the
+    /// same numbers and slots, so that the records of flows can be copied as they are.
+    pub(super) fn adopt(
+        &mut self,
+        saved: &Saved,
+        live: &Live<'_>,
+        limits: Limits,
+        now: Now,
+    ) -> Result<(), String> {
         let config = self.config.clone();
+        for number in 0..u16::try_from(live.limits.backends).unwrap_or(u16::MAX) {
+            let (_, life) = entry(live.tables, number);
+            self.lives.insert(number, life.number());
+        }
+        let same_tables = live.limits == limits;
         for spec in &config.services {
             if let Some(saved) = saved.services.get(&spec.name) {
-                self.adopt_service(spec, saved, tables);
+                self.adopt_service(spec, saved, live, now);
+                if !same_tables {
+                    self.copy_service(&spec.name)?;
+                }
             }
         }
+        if same_tables {
+            self.clear_strays(live.tables, limits);
+        }
+        Ok(())
+    }
+
+    /// Writes an adopted service into tables that know nothing of it.
+    fn copy_service(&mut self, name: &Name) -> Result<(), String> {
+        let Some(service) = self.services.get_mut(name) else { return Ok(()) };
+        service.place = None;
+        let (key, span, meta) = (service.key, service.ring.span(), service.meta);
+        let mut writes = vec![Write::Slots(service.ring.indexed())];
+        for backend in service.backends.values().chain(service.leaving.values()) {
+            writes.extend(backend.written.map(|words| Write::Backend(backend.number, words)));
+            writes.push(Write::Life(backend.number, backend.life));
+        }
+        self.actions.extend(writes.into_iter().map(Action::Write));
+        self.places.remove(key);
+        self.place_service(name, key, span, meta)
+    }
+
+    /// Erases services that nobody knows from the tables.
+    fn clear_strays(&mut self, tables: &dyn Tables, limits: Limits) {
         let ours: HashSet<Place> = self.services.values().filter_map(|s| s.place).collect();
         let mut strays = false;
-        for bucket in 0..buckets {
+        for bucket in 0..buckets_for(limits.services) {
             let Some(entries) = tables.bucket(bucket) else { break };
             for (half, entry) in (0..).zip(&entries.0) {
                 let place = Place { bucket, half };
@@ -300,10 +414,12 @@ impl Core {
         }
     }
 
-    fn adopt_service(&mut self, spec: &Spec, saved: &SavedService, tables: &dyn Tables) {
+    fn adopt_service(&mut self, spec: &Spec, saved: &SavedService, live: &Live<'_>, now: Now) {
+        let tables = live.tables;
+        let theirs = Places::new(buckets_for(live.limits.services));
         let key = service::key(saved.address, saved.port, saved.protocol);
         let span = RingSpan { base: saved.ring_base, length: saved.ring_length };
-        let Some((place, meta)) = self.places.find(key, span, tables) else { return };
+        let Some((place, meta)) = theirs.find(key, span, tables) else { return };
         let fits = meta.index() == saved.index
             && self.spans.adopt(span)
             && self.service_numbers.adopt(saved.index);
@@ -311,22 +427,33 @@ impl Core {
             return;
         }
         self.places.adopt(key, place);
-        let owners = (span.base..span.base + span.length)
-            .map(|index| tables.slot(index).map_or(Slot::NONE, Slot::owner))
+        let slots = (span.base..span.base + span.length)
+            .map(|index| tables.slot(index).unwrap_or(Slot::settled(Slot::NONE)))
             .collect();
         let desired = self.changes.apply(spec);
         let mut backends = BTreeMap::new();
-        for (name, saved) in &saved.backends {
-            let same = desired.get(name).filter(|d| d.backend.address == saved.address);
-            if let Some(desired) = same
-                && self.backend_numbers.adopt(u32::from(saved.number))
-            {
-                let written = tables.backend(saved.number).and_then(|entry| {
-                    let words = [entry.first.load(), entry.link.load()];
-                    (words[1] >> 32 != 0).then_some(words)
-                });
-                let backend = Backend::adopt(desired.clone(), saved, written, &spec.health);
+        let mut leaving = BTreeMap::new();
+        for (name, saved, gone) in saved.everyone() {
+            if !self.backend_numbers.adopt(u32::from(saved.number)) {
+                continue;
+            }
+            let table = entry(tables, saved.number);
+            let same = desired.get(name).filter(|d| !gone && d.backend.address == saved.address);
+            if let Some(desired) = same {
+                let backend = Backend::adopt(desired.clone(), saved, table, &spec.health);
                 backends.insert(name.clone(), backend);
+            } else {
+                // Removed by now; it drains like any other.
+                let backend = crate::config::Backend {
+                    name: name.clone(),
+                    address: saved.address,
+                    weight: 0,
+                };
+                let desired = Desired { backend, admin: Admin::Drain };
+                let mut backend = Backend::adopt(desired, saved, table, &spec.health);
+                backend.state = BackendState::Draining;
+                backend.drains_since = Some(now.monotonic);
+                leaving.insert(saved.number, backend);
             }
         }
         let service = Service {
@@ -335,10 +462,11 @@ impl Core {
             key,
             place: Some(place),
             meta,
-            span,
-            owners,
+            ring: Ring::adopt(span, slots, now.monotonic),
             backends,
+            leaving,
             stale: true,
+            warm_until: None,
         };
         self.services.insert(spec.name.clone(), service);
     }
@@ -386,6 +514,13 @@ impl Core {
         let (service, backend) = (id.service.clone(), id.backend.clone());
         self.actions.push(Action::Event(EventKind::Changed { service, backend, what }, None));
     }
+}
+
+/// The words of a backend's entry, if it is open, and its life.
+fn entry(tables: &dyn Tables, number: u16) -> (Option<[u64; 2]>, Life) {
+    let Some(entry) = tables.backend(number) else { return (None, Life::default()) };
+    let words = [entry.first.load(), entry.link.load()];
+    ((words[1] >> 32 != 0).then_some(words), Life(entry.life.load()))
 }
 
 fn full(limit: &str) -> String {

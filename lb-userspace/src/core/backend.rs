@@ -1,10 +1,12 @@
 //! One backend of a running service.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use lb_common::layout::Life;
 
 use super::{
     BackendState,
-    changes::Desired,
+    changes::{Admin, Desired},
     health::Health,
     saved::{SavedBackend, SavedHealth},
 };
@@ -15,10 +17,16 @@ use crate::config::{Backend as Spec, CheckKind, HealthCheck};
 pub(super) struct Backend {
     /// What it shall be.
     pub(super) spec: Spec,
-    /// Whether an operator has taken it out.
-    pub(super) maintenance: bool,
+    /// What an operator wants of it.
+    pub(super) admin: Admin,
     /// Its number in the tables.
     pub(super) number: u16,
+    /// Its life, as in the tables.
+    pub(super) life: Life,
+    /// When it began to drain.
+    pub(super) drains_since: Option<Duration>,
+    /// Its flows that the last sweep found recorded.
+    pub(super) tracked: u32,
     /// What its checks say.
     pub(super) health: Health,
     /// What the last failed check said.
@@ -36,11 +44,15 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    pub(super) fn new(desired: Desired, number: u16, now: SystemTime) -> Self {
+    /// A backend that nothing is known of yet, with the number of its life.
+    pub(super) fn new(desired: Desired, number: u16, life: u16, now: SystemTime) -> Self {
         Self {
             spec: desired.backend,
-            maintenance: desired.maintenance,
+            admin: desired.admin,
             number,
+            life: Life::new(life, false, false),
+            drains_since: None,
+            tracked: 0,
             health: Health::Unchecked,
             failure: String::new(),
             written: None,
@@ -56,7 +68,7 @@ impl Backend {
     pub(super) fn adopt(
         desired: Desired,
         saved: &SavedBackend,
-        written: Option<[u64; 2]>,
+        (written, life): (Option<[u64; 2]>, Life),
         check: &HealthCheck,
     ) -> Self {
         let health = match saved.health {
@@ -64,7 +76,8 @@ impl Backend {
             SavedHealth::Up => Health::Up,
             SavedHealth::Down => Health::Down { passes: 0, began: None },
         };
-        let mut backend = Self::new(desired, saved.number, saved.since);
+        let mut backend = Self::new(desired, saved.number, life.number(), saved.since);
+        backend.life = life;
         backend.health = health;
         backend.failure.clone_from(&saved.reason);
         backend.written = written;
@@ -87,17 +100,28 @@ impl Backend {
         }
     }
 
-    /// The weight with which it takes part in the ring.
+    /// The weight with which it takes part in the ring. Doubled, so that a suspect backend can
+    /// have half of it.
     pub(super) fn ring_weight(&self) -> u16 {
         match self.state {
-            BackendState::Up | BackendState::Suspect => self.spec.weight,
+            BackendState::Up => self.spec.weight * 2,
+            BackendState::Suspect => self.spec.weight,
             BackendState::Down | BackendState::Draining | BackendState::Maintenance => 0,
         }
     }
 
+    /// The life that follows from its state: a death ends all records of the life before.
+    pub(super) fn next_life(&self) -> Life {
+        let lives =
+            matches!(self.state, BackendState::Up | BackendState::Suspect | BackendState::Draining);
+        let dies = self.life.lives() && !lives;
+        let number = self.life.number().wrapping_add(u16::from(dies));
+        Life::new(number, lives, self.ring_weight() > 0)
+    }
+
     /// The state that follows from all that is known, and why.
     pub(super) fn assess(&self, check: &HealthCheck) -> (BackendState, String) {
-        if self.maintenance {
+        if self.admin == Admin::Maintenance {
             return (BackendState::Maintenance, "taken out by an operator".to_owned());
         }
         match &self.health {
@@ -111,6 +135,9 @@ impl Backend {
                 let reason = self.no_way.as_deref().unwrap_or("looking for the way to it");
                 (BackendState::Down, reason.to_owned())
             }
+            Health::Up | Health::Suspect { .. } if self.admin == Admin::Drain => {
+                (BackendState::Draining, self.drain_progress())
+            }
             Health::Suspect { failures, .. } => {
                 let reason =
                     format!("{failures} of {} checks failed: {}", check.fall, self.failure);
@@ -120,6 +147,22 @@ impl Backend {
                 (BackendState::Up, "not checked".to_owned())
             }
             Health::Up => (BackendState::Up, "checks pass".to_owned()),
+        }
+    }
+
+    /// Whether it drains and is not done yet.
+    pub(super) fn drains(&self) -> bool {
+        self.drains_since.is_some()
+    }
+
+    fn drain_progress(&self) -> String {
+        match self.tracked {
+            0 if self.drains_since.is_none() && self.state == BackendState::Draining => {
+                "drained: no old flow is left".to_owned()
+            }
+            0 => "takes no new flows".to_owned(),
+            1 => "takes no new flows; 1 old one is left".to_owned(),
+            n => format!("takes no new flows; {n} old ones are left"),
         }
     }
 

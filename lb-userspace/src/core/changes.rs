@@ -3,8 +3,8 @@
 //! The rule: *the later edit wins, backend by backend.* Each change remembers what the
 //! configuration said of its backend when it was made. As long as the configuration still says
 //! that, the change holds, over restarts and reloads. Once the configuration says something else,
-//! someone has edited it since: the change is dropped, and `status` says so. Maintenance is no
-//! edit: it lasts until `enable`, or until the backend is gone.
+//! someone has edited it since: the change is dropped, and `status` says so. Drain and maintenance
+//! are no edits: they last until `enable`, or until the backend is gone.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,22 @@ pub struct Changes(BTreeMap<Name, BTreeMap<Name, Change>>);
 pub struct Change {
     /// What replaces the configuration's word, if anything does.
     pub edit: Option<Edit>,
-    /// Whether an operator has taken it out of service.
-    pub maintenance: bool,
+    /// What an operator wants of it.
+    #[serde(default)]
+    pub admin: Admin,
+}
+
+/// What an operator wants of a backend, whatever its checks say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admin {
+    /// That it serves.
+    #[default]
+    Serve,
+    /// That it takes no new flows and keeps its old ones.
+    Drain,
+    /// That it is out of service.
+    Maintenance,
 }
 
 /// A change to what a backend is.
@@ -40,8 +54,8 @@ pub struct Edit {
 pub struct Desired {
     /// What it is.
     pub backend: Backend,
-    /// Whether an operator has taken it out of service.
-    pub maintenance: bool,
+    /// What an operator wants of it.
+    pub admin: Admin,
 }
 
 impl Changes {
@@ -49,21 +63,21 @@ impl Changes {
     pub fn apply(&self, service: &Service) -> BTreeMap<Name, Desired> {
         let none = BTreeMap::new();
         let changes = self.0.get(&service.name).unwrap_or(&none);
-        let maintenance = |name: &Name| changes.get(name).is_some_and(|c| c.maintenance);
+        let admin = |name: &Name| changes.get(name).map(|c| c.admin).unwrap_or_default();
         let mut desired: BTreeMap<Name, Desired> = service
             .backends
             .iter()
             .map(|b| (b.name.clone(), b.clone()))
             .map(|(name, backend)| {
-                let maintenance = maintenance(&name);
-                (name, Desired { backend, maintenance })
+                let admin = admin(&name);
+                (name, Desired { backend, admin })
             })
             .collect();
         for (name, change) in changes {
             match change.edit.as_ref().map(|edit| &edit.wanted) {
                 Some(Some(wanted)) => {
-                    let maintenance = change.maintenance;
-                    desired.insert(name.clone(), Desired { backend: wanted.clone(), maintenance });
+                    let admin = change.admin;
+                    desired.insert(name.clone(), Desired { backend: wanted.clone(), admin });
                 }
                 Some(None) => {
                     desired.remove(name);
@@ -96,8 +110,10 @@ impl Changes {
                     ));
                 }
                 let exists = change.edit.as_ref().map_or(current.is_some(), |e| e.wanted.is_some());
-                change.maintenance &= exists;
-                change.edit.is_some() || change.maintenance
+                if !exists {
+                    change.admin = Admin::Serve;
+                }
+                change.edit.is_some() || change.admin != Admin::Serve
             });
             !changes.is_empty()
         });
@@ -113,9 +129,9 @@ impl Changes {
         self.forget_if_void(&service.name, name);
     }
 
-    /// Starts or ends maintenance.
-    pub fn maintain(&mut self, id: &BackendId, maintenance: bool) {
-        self.change(&id.service, &id.backend).maintenance = maintenance;
+    /// Says what an operator wants of a backend.
+    pub fn administer(&mut self, id: &BackendId, admin: Admin) {
+        self.change(&id.service, &id.backend).admin = admin;
         self.forget_if_void(&id.service, &id.backend);
     }
 

@@ -19,8 +19,15 @@ pub enum Command {
         /// Whether it must or must not exist already.
         expect: Expect,
     },
-    /// Takes a backend out for good.
-    Remove(BackendId),
+    /// Takes a backend out for good, after its flows have ended.
+    Remove {
+        /// Which.
+        id: BackendId,
+        /// Whether its flows end now.
+        now: bool,
+    },
+    /// Gives a backend no new flows until it is enabled again; its old ones stay.
+    Drain(BackendId),
     /// Takes a backend out until it is enabled again.
     Maintenance(BackendId),
     /// Ends maintenance.

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    BackendChange, BackendId, Command, CommandError, Core, Expect, Now, Unsaved, changes::Changes,
+    BackendChange, BackendId, Command, CommandError, Core, Expect, Now, Unsaved,
+    changes::{Admin, Changes},
 };
 use crate::config::{Backend as Spec, Name, Service as ServiceSpec};
 
@@ -19,13 +20,10 @@ impl Core {
     pub fn command(&mut self, command: Command, now: Now) -> Result<String, CommandError> {
         match command {
             Command::Put { id, change, expect } => self.put(&id, &change, expect, now),
-            Command::Remove(id) => {
-                self.existing(&id)?;
-                self.edit(&id, None, now)?;
-                Ok(format!("{id} removed"))
-            }
-            Command::Maintenance(id) => self.maintain(&id, true, now),
-            Command::Enable(id) => self.maintain(&id, false, now),
+            Command::Remove { id, now: at_once } => self.remove(&id, at_once, now),
+            Command::Drain(id) => self.administer(&id, Admin::Drain, now),
+            Command::Maintenance(id) => self.administer(&id, Admin::Maintenance, now),
+            Command::Enable(id) => self.administer(&id, Admin::Serve, now),
         }
     }
 
@@ -50,15 +48,38 @@ impl Core {
         Ok(done)
     }
 
-    fn maintain(&mut self, id: &BackendId, on: bool, now: Now) -> Result<String, CommandError> {
+    fn remove(&mut self, id: &BackendId, at_once: bool, now: Now) -> Result<String, CommandError> {
+        self.existing(id)?;
+        self.edit(id, None, now)?;
+        if at_once {
+            self.remove_leaving(id);
+        }
+        let drains = self.services.get(&id.service).is_some_and(|service| {
+            service.leaving.values().any(|backend| backend.spec.name == id.backend)
+        });
+        Ok(if drains {
+            format!("{id} takes no new flows and goes when its old ones have ended")
+        } else {
+            format!("{id} removed")
+        })
+    }
+
+    fn administer(
+        &mut self,
+        id: &BackendId,
+        admin: Admin,
+        now: Now,
+    ) -> Result<String, CommandError> {
         self.existing(id)?;
         let mut changes = self.changes.clone();
-        changes.maintain(id, on);
+        changes.administer(id, admin);
         self.adopt_changes(changes, &id.service, now)?;
-        Ok(if on {
-            format!("{id} is in maintenance until `weir backend enable`")
-        } else {
-            format!("{id} is enabled; its checks decide")
+        Ok(match admin {
+            Admin::Serve => format!("{id} is enabled; its checks decide"),
+            Admin::Drain => {
+                format!("{id} takes no new flows until `weir backend enable`; old ones stay")
+            }
+            Admin::Maintenance => format!("{id} is in maintenance until `weir backend enable`"),
         })
     }
 

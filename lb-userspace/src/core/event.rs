@@ -58,6 +58,13 @@ pub enum EventKind {
         /// Slots of the ring that it gained or lost.
         slots_moved: u32,
     },
+    /// A draining backend has no flow left.
+    Drained {
+        /// Its service.
+        service: Name,
+        /// Its name.
+        backend: Name,
+    },
     /// A backend was added, changed or removed, by command or reload.
     Changed {
         /// Its service.

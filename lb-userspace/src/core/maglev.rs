@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::{hash::mix, layout::Slot};
+use lb_common::{hash::mix, slot::Slot};
 
 /// A backend as the ring sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

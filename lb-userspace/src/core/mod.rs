@@ -20,15 +20,19 @@ pub mod input;
 pub mod maglev;
 pub mod places;
 mod report;
+pub mod ring;
 pub mod saved;
 mod service;
 pub mod status;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::IpAddr,
+    time::Duration,
 };
 
 use lb_common::{layout::BackendEntry, steer::Tables};
@@ -58,6 +62,12 @@ pub struct Core {
     service_numbers: Numbers,
     backend_numbers: Numbers,
     spans: Spans,
+    /// The number of the last life of each backend number.
+    lives: HashMap<u16, u16>,
+    /// Half-open and confirmed records that the last sweep left.
+    recorded_flows: (u64, u64),
+    /// The latest time that an input brought.
+    now: Duration,
     /// What operators should know, until the next reload.
     notices: Vec<String>,
     /// What has been decided since the last commit, rings excepted.
@@ -66,6 +76,21 @@ pub struct Core {
     pending: Vec<Pending>,
     /// Whether what [`Core::saved`] returns has changed, and how.
     unsaved: Unsaved,
+}
+
+/// The tables of an earlier run.
+#[derive(Clone, Copy)]
+pub struct Live<'t> {
+    /// Their content.
+    pub tables: &'t dyn Tables,
+    /// Their sizes.
+    pub limits: Limits,
+}
+
+impl fmt::Debug for Live<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 /// A backend's change of state, waiting for its ring.
@@ -92,7 +117,8 @@ enum Unsaved {
 impl Core {
     /// The controller of a configuration. `limits` are the sizes of the tables as they are, which
     /// may differ from those that the configuration wants at the next start. `live` are the
-    /// tables of an earlier run, if `saved` describes such.
+    /// tables of an earlier run, if `saved` describes such: these very tables, or others of other
+    /// sizes, from which these are filled.
     ///
     /// # Errors
     ///
@@ -101,7 +127,7 @@ impl Core {
         config: Config,
         limits: Limits,
         saved: &Saved,
-        live: Option<&dyn Tables>,
+        live: Option<Live<'_>>,
         now: Now,
     ) -> Result<Self, String> {
         let mut core = Self {
@@ -112,6 +138,9 @@ impl Core {
             service_numbers: Numbers::new(limits.services),
             backend_numbers: Numbers::new(limits.backends),
             spans: Spans::new(limits.ring_slots),
+            lives: HashMap::new(),
+            recorded_flows: (0, 0),
+            now: now.monotonic,
             notices: Vec::new(),
             actions: vec![Action::Targets],
             pending: Vec::new(),
@@ -120,14 +149,20 @@ impl Core {
         };
         core.notices = core.changes.settle(&core.config.services);
         if let Some(tables) = live {
-            core.adopt(saved, tables, places::buckets_for(limits.services));
+            core.adopt(saved, &tables, limits, now)?;
         }
         core.apply(now)?;
         Ok(core)
     }
 
+    /// Time has gone by: new services that have waited long enough begin.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now.monotonic;
+    }
+
     /// A health check has ended.
     pub fn health(&mut self, report: &HealthReport, now: Now) {
+        self.now = now.monotonic;
         let Some(service) = self.services.get_mut(&report.id.service) else { return };
         let check = &service.spec.health;
         let Some(backend) = service.backends.get_mut(&report.id.backend) else { return };
@@ -196,11 +231,15 @@ impl Core {
     /// Rebuilds every stale ring and tells of the changes of state that made it so.
     fn rebuild_rings(&mut self) {
         let mut moved = HashMap::new();
-        for service in self.services.values_mut().filter(|service| service.stale) {
-            let rebuilt = service.rebuild();
-            moved.extend(rebuilt.moved);
-            if !rebuilt.slots.is_empty() {
-                self.actions.push(Action::Write(Write::Slots(rebuilt.slots)));
+        let now = self.now;
+        for service in self.services.values_mut() {
+            if !service.stale || service.is_warming(now) {
+                continue;
+            }
+            let changed = service.rebuild(self.now);
+            moved.extend(changed.moved);
+            if !changed.slots.is_empty() {
+                self.actions.push(Action::Write(Write::Slots(changed.slots)));
             }
         }
         for Pending { id, from, to, reason, cause } in self.pending.drain(..) {
@@ -249,16 +288,26 @@ impl Core {
     fn reassess(&mut self, id: &BackendId, cause: Option<Cause>, now: Now) {
         let Some(service) = self.services.get_mut(&id.service) else { return };
         let Some(backend) = service.backends.get_mut(&id.backend) else { return };
+        self.now = now.monotonic;
         let weight = backend.ring_weight();
         let (state, reason) = backend.assess(&service.spec.health);
-        let from = backend.state;
+        let from = std::mem::replace(&mut backend.state, state);
         backend.reason.clone_from(&reason);
+        let life = backend.next_life();
+        if life != backend.life {
+            backend.life = life;
+            self.lives.insert(backend.number, life.number());
+            // Before its slots change hands: a dead backend has no flows to remember.
+            self.actions.push(Action::Write(Write::Life(backend.number, life)));
+        }
+        service.stale |= backend.ring_weight() != weight;
         if state == from {
             return;
         }
-        backend.state = state;
         backend.since = now.wall;
-        service.stale |= backend.ring_weight() != weight;
+        backend.drains_since = (state == BackendState::Draining).then_some(now.monotonic);
+        // Slots that move from a backend that died have nothing to remember any more.
+        service.stale |= !life.lives();
         self.unsaved = self.unsaved.max(Unsaved::States);
         self.pending.push(Pending { id: id.clone(), from, to: state, reason, cause });
     }

@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use lb_common::slot::Prior;
+
 use super::{
     BackendId, BackendStatus, Checks, Core, PacketStatus, ServiceStatus, Status,
     saved::{Saved, SavedService},
@@ -92,6 +94,16 @@ impl Core {
         self.services.values().find(|s| s.index == index).map(|s| s.spec.name.clone())
     }
 
+    /// `settled`, `moving` or `exceptions`: what a slot of a service's ring remembers.
+    pub fn slot_state(&self, index: u32, slot: u32) -> Option<&'static str> {
+        let service = self.services.values().find(|service| service.index == index)?;
+        Some(match service.ring.slots().get(slot as usize)?.prior() {
+            Prior::Settled => "settled",
+            Prior::Moving(_) => "moving",
+            Prior::Exceptions => "exceptions",
+        })
+    }
+
     /// The name of the service that answers to a VIP: by its port, else one for every port.
     pub fn service_at(&self, vip: SocketAddr, protocol: Protocol) -> Option<Name> {
         let with_port = |port: u16| {
@@ -124,9 +136,14 @@ fn saved_service(service: &Service) -> SavedService {
         port: service.spec.port,
         protocol: service.spec.protocol,
         index: service.index,
-        ring_base: service.span.base,
-        ring_length: service.span.length,
+        ring_base: service.ring.span().base,
+        ring_length: service.ring.span().length,
         backends: service.backends.iter().map(|(n, b)| (n.clone(), b.saved())).collect(),
+        leaving: service
+            .leaving
+            .values()
+            .map(|backend| (backend.spec.name.clone(), backend.saved()))
+            .collect(),
     }
 }
 
@@ -156,7 +173,7 @@ fn service_status(service: &Service) -> ServiceStatus {
                 packets: 0,
                 bytes: 0,
                 new_flows: 0,
-                tracked_flows: 0,
+                tracked_flows: backend.tracked.into(),
             })
             .collect(),
     }

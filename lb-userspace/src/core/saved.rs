@@ -34,6 +34,17 @@ pub struct SavedService {
     pub ring_length: u32,
     /// Its backends.
     pub backends: BTreeMap<Name, SavedBackend>,
+    /// Backends that are removed and drain before they go.
+    #[serde(default)]
+    pub leaving: Vec<(Name, SavedBackend)>,
+}
+
+impl SavedService {
+    /// Every backend with its name, and whether it is leaving.
+    pub fn everyone(&self) -> impl Iterator<Item = (&Name, &SavedBackend, bool)> {
+        let staying = self.backends.iter().map(|(name, backend)| (name, backend, false));
+        staying.chain(self.leaving.iter().map(|(name, backend)| (name, backend, true)))
+    }
 }
 
 /// A backend's place, and what was known of it.

@@ -1,19 +1,17 @@
 //! One running service: its place, its ring, its backends.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::layout::{RingSpan, ServiceKey, ServiceMeta, Slot};
+use lb_common::layout::{ServiceKey, ServiceMeta};
 
 use super::{
-    BackendState, Health as Light,
+    BackendState, Checks, Health as Light,
     backend::Backend,
     maglev::{self, Candidate},
     places::Place,
+    ring::{Changed, Ring},
 };
-use crate::config::{Algorithm, Name, OnEmpty, Protocol, Service as Spec};
+use crate::config::{Algorithm, HealthCheck, Name, OnEmpty, Protocol, Service as Spec};
 
 /// A service with all that is known of it.
 #[derive(Debug, Clone)]
@@ -29,22 +27,16 @@ pub(super) struct Service {
     /// Its flags, as in the table.
     pub(super) meta: ServiceMeta,
     /// Its part of the ring map.
-    pub(super) span: RingSpan,
-    /// The owner of each slot, as in the ring map.
-    pub(super) owners: Vec<u16>,
+    pub(super) ring: Ring,
     /// Its backends.
     pub(super) backends: BTreeMap<Name, Backend>,
+    /// Backends that are no longer wanted and drain before they go, by their numbers.
+    pub(super) leaving: BTreeMap<u16, Backend>,
     /// Whether the ring may no longer be what the backends' states ask for.
     pub(super) stale: bool,
-}
-
-/// What a rebuilt ring changed.
-#[derive(Debug, Default)]
-pub(super) struct Rebuilt {
-    /// The slots that differ, by index in the ring map.
-    pub(super) slots: Vec<(u32, Slot)>,
-    /// How many slots each backend gained or lost, by its number.
-    pub(super) moved: HashMap<u16, u32>,
+    /// Until when a new service waits for its backends. Were the first to answer given every
+    /// slot, all the slots of the others would be moving for an idle time-out.
+    pub(super) warm_until: Option<Duration>,
 }
 
 /// The key of a VIP in the service table.
@@ -71,9 +63,28 @@ pub(super) fn meta(index: u32, spec: &Spec) -> ServiceMeta {
     ServiceMeta(index | algorithm | on_empty)
 }
 
+/// How long a new service waits for its backends: the first check of each begins within a second
+/// (or an interval), and ends within a time-out.
+pub(super) fn warm_up(check: &HealthCheck) -> Duration {
+    check.interval.min(Duration::from_secs(1)) + check.timeout + Duration::from_millis(250)
+}
+
 impl Service {
-    /// Builds the ring anew and returns what differs.
-    pub(super) fn rebuild(&mut self) -> Rebuilt {
+    /// Whether it still waits to know its backends.
+    pub(super) fn is_warming(&mut self, now: Duration) -> bool {
+        let known = |backend: &Backend| match backend.health {
+            Checks::Unchecked => false,
+            Checks::Up | Checks::Suspect { .. } => backend.written.is_some(),
+            Checks::Down { .. } => true,
+        };
+        if self.warm_until.is_some_and(|until| now >= until) || self.backends.values().all(known) {
+            self.warm_until = None;
+        }
+        self.warm_until.is_some()
+    }
+
+    /// Gives the slots to whom the backends' states ask for, and returns what differs.
+    pub(super) fn rebuild(&mut self, now: Duration) -> Changed {
         self.stale = false;
         let candidates: Vec<Candidate> = self
             .backends
@@ -84,32 +95,18 @@ impl Service {
                 number: backend.number,
             })
             .collect();
-        let owners = maglev::build(&candidates, self.span.length);
-        // Counted by number in a flat table: this stands between a fault and its repair.
-        let mut moved = vec![0; usize::from(u16::MAX) + 1];
-        let mut slots = Vec::new();
-        for (index, (old, new)) in (self.span.base..).zip(self.owners.iter().zip(&owners)) {
-            if old != new {
-                slots.push((index, Slot::settled(*new)));
-                moved[usize::from(*old)] += 1;
-                moved[usize::from(*new)] += 1;
-            }
-        }
-        self.owners = owners;
+        let owners = maglev::build(&candidates, self.ring.span().length);
+        let everyone = || self.backends.values().chain(self.leaving.values());
+        let alive: Vec<u16> = everyone().filter(|b| b.life.lives()).map(|b| b.number).collect();
+        let changed = self.ring.give(&owners, |number| alive.contains(&number), now);
         self.count_slots();
-        let moved = self.backends.values().map(|b| (b.number, moved[usize::from(b.number)]));
-        Rebuilt { slots, moved: moved.collect() }
-    }
-
-    /// All slots as they are, for a new place in the ring map.
-    pub(super) fn slots(&self) -> Vec<(u32, Slot)> {
-        (self.span.base..).zip(self.owners.iter().map(|owner| Slot::settled(*owner))).collect()
+        changed
     }
 
     fn count_slots(&mut self) {
         let mut counts = vec![0u32; usize::from(u16::MAX) + 1];
-        for owner in &self.owners {
-            counts[usize::from(*owner)] += 1;
+        for slot in self.ring.slots() {
+            counts[usize::from(slot.owner())] += 1;
         }
         for backend in self.backends.values_mut() {
             backend.slots = counts[usize::from(backend.number)];

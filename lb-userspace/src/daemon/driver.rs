@@ -1,6 +1,6 @@
 //! The one task: inputs go into the core, its actions are carried out, in order.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::{
@@ -23,14 +23,17 @@ use crate::{
     control::{EventLog, Request},
     core::{
         Action, Cause, Core, Event, EventKind, HealthReport, InterfaceStatus, Now, Phases, Write,
+        sweep::Findings,
     },
-    dataplane::{self, Attached, Attachment, Tables, TablesId, Undo},
+    dataplane::{self, Attached, Attachment, Explainer, Tables, TablesId, Undo},
     health::Checker,
     netlink::{LinkReport, NetlinkReport, Resolver},
 };
 
 /// Reports taken in one go: rings are rebuilt once for all of them.
 const BATCH: usize = 256;
+/// How often the records of flows are looked through, while there is anything to look for.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How often systemd's watchdog hears from us; the unit gives several times as long.
 const WATCHDOG: Duration = Duration::from_secs(5);
 
@@ -44,6 +47,10 @@ pub(super) struct Daemon {
     pub(super) config: Config,
     pub(super) object: Vec<u8>,
     pub(super) tables: Tables,
+    /// Answers `weir explain`.
+    pub(super) explainer: Explainer,
+    /// The sweep under way, if there is one.
+    pub(super) sweeping: Option<JoinHandle<io::Result<Findings>>>,
     pub(super) id: TablesId,
     /// The interfaces as they were when the program was attached to them.
     pub(super) attachments: Vec<Attachment>,
@@ -79,8 +86,11 @@ impl Daemon {
         tell_systemd(&[sd_notify::NotifyState::Ready]);
         let mut watchdog = interval(WATCHDOG);
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stopping {
             tokio::select! {
+                _ = sweep.tick() => self.sweep(),
                 _ = watchdog.tick() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
                 () = self.take_inputs() => {}
             }
@@ -121,6 +131,7 @@ impl Daemon {
             biased;
             _ = self.edges.health.recv_many(&mut checks, BATCH) => {}
             _ = self.edges.netlink.recv_many(&mut ways, BATCH) => {}
+            findings = swept(&mut self.sweeping) => self.take_findings(findings),
             ask = self.edges.signals.next() => self.asked(ask),
             Some(request) = self.edges.requests.recv() => self.answer(request),
         }
@@ -133,6 +144,25 @@ impl Daemon {
             self.netlink(report, now);
         }
         self.carry_out();
+    }
+
+    /// Lets time go by, and starts a sweep of the records, if there is anything to sweep for and none is under way.
+    fn sweep(&mut self) {
+        self.core.tick(self.clock.now());
+        self.carry_out();
+        if self.sweeping.is_some() {
+            return;
+        }
+        let Some(order) = self.core.sweep_order(self.clock.now()) else { return };
+        let (mapped, records) = (Arc::clone(&self.tables.mapped), Arc::clone(&self.tables.records));
+        self.sweeping = Some(tokio::task::spawn_blocking(move || records.sweep(&mapped, &order)));
+    }
+
+    fn take_findings(&mut self, findings: io::Result<Findings>) {
+        match findings {
+            Ok(findings) => self.core.swept(&findings, self.clock.now()),
+            Err(error) => error!("a sweep of the recorded flows failed: {error}"),
+        }
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -278,6 +308,14 @@ fn interface_status(attachment: &Attachment, attached: &Attached) -> InterfaceSt
         warn!("{warning}");
     }
     InterfaceStatus { name: attachment.name.clone(), mode: attached.mode }
+}
+
+/// Waits for the sweep under way; for ever, if there is none. Cancel safe.
+async fn swept(sweeping: &mut Option<JoinHandle<io::Result<Findings>>>) -> io::Result<Findings> {
+    let Some(sweep) = sweeping else { return std::future::pending().await };
+    let findings = sweep.await;
+    *sweeping = None;
+    findings.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn phases(cause: Cause, decided: Now, applied: Now) -> Phases {

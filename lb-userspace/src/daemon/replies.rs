@@ -1,10 +1,9 @@
 //! Answers to what people and machines ask.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use lb_common::{
-    flow::Flow,
-    layout::ServiceKey,
+    layout::Answer,
     reason::{Reason, Refusal},
     steer::Why,
 };
@@ -14,7 +13,6 @@ use crate::{
     config,
     control::Request,
     core::{EventKind, ExplainRequest, Explanation, Status},
-    dataplane,
 };
 
 impl Daemon {
@@ -89,8 +87,8 @@ impl Daemon {
         Ok(what)
     }
 
-    /// Runs the steering rules over the kernel's own tables.
-    fn explain(&self, question: &ExplainRequest) -> Explanation {
+    /// Asks the program itself, over the tables as they are.
+    fn explain(&mut self, question: &ExplainRequest) -> Explanation {
         let mut answer = Explanation {
             service: self.core.service_at(question.destination, question.protocol),
             backend: None,
@@ -99,50 +97,38 @@ impl Daemon {
             reason: String::new(),
             verdict: String::new(),
         };
-        let flow = match flow(question) {
-            Ok(flow) => flow,
-            Err(reason) => return refused(answer, reason),
+        let (SocketAddr::V4(source), SocketAddr::V4(destination)) =
+            (question.source, question.destination)
+        else {
+            return refused(answer, Reason::Ipv6);
         };
-        match dataplane::explain(&self.tables.mapped, &self.id, &flow) {
-            Err(reason) => refused(answer, reason),
-            Ok(way) => {
-                answer.service = self.core.service_named(way.service.index());
-                answer.backend = self.core.backend_named(way.number).map(|id| id.backend);
-                answer.slot = Some(way.slot);
-                answer.slot_state = Some("settled".to_owned());
-                let interface = (way.backend.link.load() >> 32) as u32;
-                if interface == 0 {
-                    return refused(answer, Reason::NoNextHop);
-                }
-                answer.reason = match way.why {
-                    Why::Settled => "settled".to_owned(),
-                };
-                // Packets are taken to arrive by the first interface.
-                let ingress = self.attachments.first().map(|attachment| attachment.index);
-                let verdict = if ingress == Some(interface) { "tx" } else { "redirect" };
-                verdict.clone_into(&mut answer.verdict);
-                answer
+        let told = match self.explainer.ask(question.protocol, source, destination) {
+            Ok(told) => told,
+            Err(error) => {
+                answer.reason = error.to_string();
+                return answer;
             }
+        };
+        if told.reason != Answer::FORWARDED {
+            let reason = Reason::ALL.get(told.reason as usize).copied();
+            return refused(answer, reason.unwrap_or(Reason::BadTable));
         }
+        let number = u16::try_from(told.backend).unwrap_or(u16::MAX);
+        answer.service = self.core.service_named(told.service);
+        answer.backend = self.core.backend_named(number).map(|id| id.backend);
+        answer.slot = Some(told.slot);
+        answer.slot_state = self.core.slot_state(told.service, told.slot).map(str::to_owned);
+        if told.interface == 0 {
+            return refused(answer, Reason::NoNextHop);
+        }
+        let why = Why::ALL.get(told.why as usize).map_or("unknown", |why| why.name());
+        why.clone_into(&mut answer.reason);
+        // Packets are taken to arrive by the first interface.
+        let ingress = self.attachments.first().map(|attachment| attachment.index);
+        let verdict = if ingress == Some(told.interface) { "tx" } else { "redirect" };
+        verdict.clone_into(&mut answer.verdict);
+        answer
     }
-}
-
-/// The flow of a 5-tuple, as the program would read it off a packet.
-fn flow(question: &ExplainRequest) -> Result<Flow, Reason> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) =
-        (question.source.ip(), question.destination.ip())
-    else {
-        return Err(Reason::Ipv6);
-    };
-    let wire = |address: SocketAddr| u16::from_le_bytes(address.port().to_be_bytes());
-    let (source_port, port) = (wire(question.source), wire(question.destination));
-    let destination = u32::from_le_bytes(destination.octets());
-    Ok(Flow {
-        service: ServiceKey::ipv4(destination, port, question.protocol.number()),
-        source: [u32::from_le_bytes(source.octets()), 0, 0, 0],
-        ports: u32::from(source_port) | u32::from(port) << 16,
-        opens: false,
-    })
 }
 
 fn refused(mut answer: Explanation, reason: Reason) -> Explanation {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use lb_common::layout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -23,8 +24,8 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     control::{self, EventLog, Handle},
-    core::{Core, EventKind},
-    dataplane::{self, Attachment, Tables, TablesId},
+    core::{Core, EventKind, Live},
+    dataplane::{self, Attachment, Explainer, Tables, TablesId},
     health::Checker,
     netlink::{self, Resolver},
 };
@@ -64,7 +65,13 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let (id, adopted) = choose_tables(&state, &config);
     remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
-    let live = adopted.then_some(&tables.mapped as &dyn lb_common::steer::Tables);
+    // Tables of other sizes stay as they are until these are filled from them and take over.
+    let earlier = if adopted { None } else { open_earlier(&object, &state, &config.node.bpf_dir)? };
+    let live = match (&earlier, &state.tables) {
+        (Some(earlier), Some(id)) => Some(Live { tables: &*earlier.mapped, limits: id.limits }),
+        _ => adopted.then_some(Live { tables: &*tables.mapped, limits: config.limits }),
+    };
+    let explainer = Explainer::load(&object, &id, &config.node.bpf_dir)?;
     let core = Core::new(config.clone(), config.limits, &state.core, live, clock.now())
         .map_err(anyhow::Error::msg)?;
     let control = control::Server::bind(&config.control)?;
@@ -93,6 +100,8 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     };
     let mut daemon = Daemon {
         core,
+        explainer,
+        sweeping: None,
         clock,
         config_path,
         config,
@@ -111,11 +120,11 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         _locks: [lock, pins],
     };
     daemon.carry_out();
-    if replaces {
+    if replaces && earlier.is_none() {
         // The live tables go on serving meanwhile.
         daemon.wait_for_backends(REPLACE_PATIENCE).await;
     }
-    if let Err(error) = daemon.attach_all() {
+    if let Err(error) = take_over(&mut daemon, earlier.as_ref()) {
         if !adopted {
             // The tables of the run before are still the ones that packets go by.
             daemon.edges.saver.save_now(&state);
@@ -133,6 +142,32 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     daemon.publish(EventKind::Started { adopted }, None);
     info!(adopted, "weir {} runs", env!("CARGO_PKG_VERSION"));
     Ok(daemon)
+}
+
+/// Attaches the program, with the records of flows that tables of other sizes hold.
+fn take_over(daemon: &mut Daemon, earlier: Option<&Tables>) -> Result<()> {
+    copy_records(earlier, &daemon.tables)?;
+    daemon.attach_all()?;
+    // Once more, for the flows that were recorded until the program was swapped.
+    copy_records(earlier, &daemon.tables)
+}
+
+/// The tables of the run before, if their layout is ours.
+fn open_earlier(object: &[u8], state: &State, bpf_dir: &Path) -> Result<Option<Tables>> {
+    match &state.tables {
+        Some(id) if id.layout == layout::VERSION && Tables::exist(id, bpf_dir) => {
+            Ok(Some(Tables::open(object, id, bpf_dir)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Copies the records of flows into new tables.
+fn copy_records(earlier: Option<&Tables>, tables: &Tables) -> Result<()> {
+    if let Some(earlier) = earlier {
+        earlier.records.copy_to(&tables.records).context("copying the records of flows")?;
+    }
+    Ok(())
 }
 
 /// What a start that fails has made, removed when dropped unless it is to be kept.

@@ -13,7 +13,8 @@ use std::{
 };
 
 use lb_common::{
-    layout::{BackendEntry, RingLine, ServiceBucket, ServiceEntry, Slot},
+    layout::{BackendEntry, RingLine, ServiceBucket, ServiceEntry},
+    slot::Slot,
     steer::{Tables, line_of},
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -143,6 +144,11 @@ impl Mapped {
                     entry.link.store(0);
                 }
             }
+            Write::Life(number, life) => {
+                if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    entry.life.store(life.0);
+                }
+            }
             Write::Counters(_) => {}
             Write::Grace => {
                 fence(Ordering::SeqCst);
@@ -176,6 +182,34 @@ impl Tables for Mapped {
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         self.backends.get(usize::from(number))
     }
+}
+
+/// Without records: tests of the core ask where flows that open now go.
+#[cfg(test)]
+impl lb_common::steer::Flows for Mapped {
+    type Record<'t> = &'t lb_common::layout::FlowRecord;
+
+    fn now(&self) -> u32 {
+        0
+    }
+
+    fn record(
+        &self,
+        _stage: lb_common::steer::Stage,
+        _key: &lb_common::layout::FlowKey,
+    ) -> Option<&lb_common::layout::FlowRecord> {
+        None
+    }
+
+    fn keep(
+        &self,
+        _stage: lb_common::steer::Stage,
+        _key: &lb_common::layout::FlowKey,
+        _record: &lb_common::layout::FlowRecord,
+    ) {
+    }
+
+    fn forget(&self, _stage: lb_common::steer::Stage, _key: &lb_common::layout::FlowKey) {}
 }
 
 #[cfg(test)]

@@ -10,27 +10,26 @@
 //! ```
 
 mod attach;
+pub mod batch;
 mod counters;
 mod error;
+mod explain;
 mod grace;
 mod mapped;
+mod sweep;
 mod tables;
 
 use std::path::{Path, PathBuf};
 
-use lb_common::{
-    flow::Flow,
-    hash::Seed,
-    layout,
-    reason::Reason,
-    steer::{self, Parameters, Way},
-};
+use lb_common::{hash::Seed, layout, steer::Parameters};
 
 pub use self::{
     attach::{Attached, Attachment, Undo, detach, keep_only},
     counters::{Counters, ReasonCount},
     error::Error,
+    explain::Explainer,
     mapped::Mapped,
+    sweep::Records,
     tables::{MAPS, Tables, load, prepare},
 };
 use crate::{config::Limits, core::places::buckets_for};
@@ -71,13 +70,4 @@ impl TablesId {
     pub fn parameters(&self) -> Parameters {
         Parameters { seed: Seed(self.seed), place_mask: buckets_for(self.limits.services) - 1 }
     }
-}
-
-/// Where a flow goes by the tables as they are in the kernel at this moment.
-///
-/// # Errors
-///
-/// The reason for which its packets are not forwarded.
-pub fn explain<'t>(tables: &'t Mapped, id: &TablesId, flow: &Flow) -> Result<Way<'t>, Reason> {
-    steer::steer(tables, &id.parameters(), flow)
 }

@@ -1,6 +1,6 @@
 //! The kernel's maps: made, adopted, checked, removed.
 
-use std::{fs, io, os::fd::AsFd, path::Path};
+use std::{fs, io, os::fd::AsFd, path::Path, sync::Arc};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -13,14 +13,17 @@ use super::{
     counters::Counters,
     error::Error,
     mapped::{Mapped, Pages},
+    sweep::Records,
 };
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 5] = [
+pub const MAPS: [(&str, u32); 7] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
+    ("FLOWS", 16),
+    ("HALF_OPEN", 16),
     ("BACKEND_COUNTERS", 32),
     ("REASON_COUNTERS", 8),
 ];
@@ -29,7 +32,9 @@ pub const MAPS: [(&str, u32); 5] = [
 #[derive(Debug)]
 pub struct Tables {
     /// The tables that steering reads.
-    pub mapped: Mapped,
+    pub mapped: Arc<Mapped>,
+    /// The records of flows.
+    pub records: Arc<Records>,
     /// What the program counts.
     pub counters: Counters,
 }
@@ -65,7 +70,8 @@ impl Tables {
             pinned(&directory, "BACKEND_COUNTERS")?,
             pinned(&directory, "REASON_COUNTERS")?,
         )?;
-        Ok(Self { mapped, counters })
+        let records = Arc::new(Records::open(id, bpf_dir)?);
+        Ok(Self { mapped: Arc::new(mapped), records, counters })
     }
 
     /// Whether the tables of an id are all there, with their sizes.
@@ -155,6 +161,9 @@ fn entries(name: &str, limits: Limits) -> u32 {
     match name {
         "SERVICES" => buckets_for(limits.services),
         "RING" => limits.ring_slots.div_ceil(SLOTS_PER_LINE),
+        "FLOWS" => limits.flows,
+        // Openings wait here for their flow's next packet, a round trip at most.
+        "HALF_OPEN" => limits.flows.div_ceil(4),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,
     }

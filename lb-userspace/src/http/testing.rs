@@ -62,9 +62,10 @@ fn answer(request: Request) {
 fn carry_out(command: &Command) -> Result<String, CommandError> {
     let (id, expect) = match command {
         Command::Put { id, expect, .. } => (id.clone(), *expect),
-        Command::Remove(id) | Command::Maintenance(id) | Command::Enable(id) => {
-            (id.clone(), Expect::Present)
-        }
+        Command::Remove { id, .. }
+        | Command::Drain(id)
+        | Command::Maintenance(id)
+        | Command::Enable(id) => (id.clone(), Expect::Present),
     };
     let known = matches!(id.backend.as_str(), "a" | "b");
     match (known, expect) {

@@ -1,0 +1,89 @@
+//! The same decision as [`crate::weir`]'s, over the same tables, with nothing written: for
+//! `weir explain`.
+
+use core::ops::Deref;
+
+use lb_common::{
+    layout::{Answer, BackendEntry, FlowKey, FlowRecord, ServiceBucket},
+    reason::Reason,
+    slot::Slot,
+    steer::{Flows, Stage, Tables, Way},
+    word::Word32,
+};
+
+use crate::maps::KernelTables;
+
+/// The kernel's maps, read only: records are copied, so that what steering writes into one goes
+/// nowhere.
+pub(crate) struct Unchanged;
+
+/// A copy of a record.
+pub(crate) struct Copied(FlowRecord);
+
+impl Deref for Copied {
+    type Target = FlowRecord;
+
+    #[inline(always)]
+    fn deref(&self) -> &FlowRecord {
+        &self.0
+    }
+}
+
+impl Tables for Unchanged {
+    #[inline(always)]
+    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
+        KernelTables.bucket(place)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Slot> {
+        KernelTables.slot(index)
+    }
+
+    #[inline(always)]
+    fn backend(&self, number: u16) -> Option<&BackendEntry> {
+        KernelTables.backend(number)
+    }
+}
+
+impl Flows for Unchanged {
+    type Record<'t> = Copied;
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        KernelTables.now()
+    }
+
+    #[inline(always)]
+    fn record(&self, stage: Stage, key: &FlowKey) -> Option<Copied> {
+        let record = KernelTables.record(stage, key)?;
+        Some(Copied(FlowRecord {
+            backend: Word32::new(record.backend.load()),
+            seen: Word32::new(record.seen.load()),
+            slot: Word32::new(record.slot.load()),
+            closing: Word32::new(record.closing.load()),
+        }))
+    }
+
+    #[inline(always)]
+    fn keep(&self, _stage: Stage, _key: &FlowKey, _record: &FlowRecord) {}
+
+    #[inline(always)]
+    fn forget(&self, _stage: Stage, _key: &FlowKey) {}
+}
+
+/// What became of a packet, in words that the controller reads.
+#[inline(always)]
+pub(crate) fn answer(outcome: Result<Way<'_>, Reason>) -> Answer {
+    match outcome {
+        Ok(way) => Answer {
+            reason: Answer::FORWARDED,
+            backend: u32::from(way.number),
+            slot: way.slot,
+            why: way.why as u32,
+            service: way.service.index(),
+            interface: (way.backend.link.load() >> 32) as u32,
+        },
+        Err(reason) => Answer { reason: reason as u32, ..Answer::default() },
+    }
+}

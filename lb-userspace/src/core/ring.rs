@@ -1,0 +1,174 @@
+//! A service's ring as it changes: which slots remember something, and until when.
+//!
+//! A slot that changes hands is *moving* for one idle time-out: by then every flow that lives has
+//! sent a packet and is recorded. Then it has *exceptions*, until a sweep of the records that
+//! began later finds none that disagrees with its owner. (A packet that the kernel handled when
+//! the slot stopped moving may still record a flow; a later sweep sees it.)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use lb_common::{
+    layout::RingSpan,
+    slot::{Prior, Slot},
+};
+
+/// How much longer than an idle time-out a slot moves, and a record is kept: the kernel stamps
+/// records in whole seconds, and its clock and ours are read at different moments.
+pub const MARGIN: Duration = Duration::from_secs(2);
+
+/// The slots of one service.
+#[derive(Debug, Clone)]
+pub struct Ring {
+    span: RingSpan,
+    slots: Vec<Slot>,
+    /// The slots that are not settled, by position.
+    unsettled: BTreeMap<u32, Since>,
+}
+
+/// Since when a slot is in its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Since(Duration);
+
+/// What a change of the ring comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// The slots that differ, by index in the ring map.
+    pub slots: Vec<(u32, Slot)>,
+    /// How many slots changed hands, from each backend or to it, by its number.
+    pub moved: HashMap<u16, u32>,
+}
+
+/// The records that a sweep found alive: how many flows of a slot (by index in the ring map) are
+/// recorded for a backend (by number).
+pub type Recorded = BTreeMap<u32, BTreeMap<u16, u32>>;
+
+impl Ring {
+    /// A ring that nobody owns.
+    pub fn new(span: RingSpan) -> Self {
+        let slots = vec![Slot::settled(Slot::NONE); span.length as usize];
+        Self { span, slots, unsettled: BTreeMap::new() }
+    }
+
+    /// A ring as an earlier run left it. What it remembers is remembered for another full time.
+    pub fn adopt(span: RingSpan, slots: Vec<Slot>, now: Duration) -> Self {
+        let unsettled =
+            (0..).zip(&slots).filter(|(_, s)| !s.is_settled()).map(|(p, _)| (p, Since(now)));
+        Self { span, unsettled: unsettled.collect(), slots }
+    }
+
+    /// Its part of the ring map.
+    pub fn span(&self) -> RingSpan {
+        self.span
+    }
+
+    /// Its slots.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// All slots, by index in the ring map.
+    pub fn indexed(&self) -> Vec<(u32, Slot)> {
+        (self.span.base..).zip(self.slots.iter().copied()).collect()
+    }
+
+    /// How many slots are settled, moving, and with exceptions.
+    pub fn counts(&self) -> [u32; 3] {
+        let mut counts = [self.span.length, 0, 0];
+        for position in self.unsettled.keys() {
+            counts[0] -= 1;
+            match self.slots[*position as usize].prior() {
+                Prior::Moving(_) => counts[1] += 1,
+                Prior::Exceptions | Prior::Settled => counts[2] += 1,
+            }
+        }
+        counts
+    }
+
+    /// Whether any slot remembers anything.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
+    /// How many slots a backend is still the prior of.
+    pub fn moving_from(&self, number: u16) -> usize {
+        let moving =
+            |position: &&u32| self.slots[**position as usize].prior() == Prior::Moving(number);
+        self.unsettled.keys().filter(moving).count()
+    }
+
+    /// Gives every slot to its owner, such that no flow to a backend that lives goes elsewhere.
+    pub fn give(&mut self, owners: &[u16], lives: impl Fn(u16) -> bool, now: Duration) -> Changed {
+        // Counted by number in a flat table: this stands between a fault and its repair.
+        let numbers = owners.iter().copied().chain(self.slots.iter().map(|slot| slot.owner()));
+        let highest = numbers.filter(|number| *number != Slot::NONE).max().unwrap_or(0);
+        let mut moved = vec![0; usize::from(highest) + 1];
+        let mut changed = Changed::default();
+        for (position, owner) in (0..).zip(owners) {
+            let old = self.slots[position as usize];
+            if old.owner() == *owner && old.is_settled() {
+                continue;
+            }
+            let new = old.given_to(*owner, &lives);
+            if old.owner() != *owner {
+                for number in [old.owner(), *owner] {
+                    if let Some(count) = moved.get_mut(usize::from(number)) {
+                        *count += 1;
+                    }
+                }
+            }
+            if new != old {
+                self.set(position, new, now);
+                changed.slots.push((self.span.base + position, new));
+            }
+        }
+        changed.moved = (0..=u16::MAX).zip(moved).filter(|(_, count)| *count > 0).collect();
+        changed
+    }
+
+    /// Ends what has lasted long enough, given the records of a sweep that began at `began`.
+    /// Returns the slots that changed, by index in the ring map.
+    pub fn sweep(
+        &mut self,
+        recorded: &Recorded,
+        idle_timeout: Duration,
+        began: Duration,
+        now: Duration,
+    ) -> Vec<(u32, Slot)> {
+        let mut changed = Vec::new();
+        let positions: Vec<(u32, Since)> = self.unsettled.iter().map(|(p, s)| (*p, *s)).collect();
+        for (position, Since(since)) in positions {
+            let slot = self.slots[position as usize];
+            let index = self.span.base + position;
+            let prior = match slot.prior() {
+                Prior::Moving(_) if now >= since + idle_timeout + MARGIN => Prior::Exceptions,
+                Prior::Exceptions if began > since + MARGIN && agrees(recorded, index, slot) => {
+                    Prior::Settled
+                }
+                _ => continue,
+            };
+            let slot = Slot::new(slot.owner(), prior);
+            self.set(position, slot, now);
+            changed.push((index, slot));
+        }
+        changed
+    }
+
+    fn set(&mut self, position: u32, slot: Slot, now: Duration) {
+        let old = std::mem::replace(&mut self.slots[position as usize], slot);
+        if slot.is_settled() {
+            self.unsettled.remove(&position);
+        } else if old.prior() != slot.prior() {
+            self.unsettled.insert(position, Since(now));
+        }
+    }
+}
+
+/// Whether no flow of a slot is recorded for another backend than its owner.
+fn agrees(recorded: &Recorded, index: u32, slot: Slot) -> bool {
+    recorded
+        .get(&index)
+        .is_none_or(|backends| backends.keys().all(|backend| *backend == slot.owner()))
+}

@@ -1,0 +1,131 @@
+//! The records of flows: which have done their work, and what follows from those that stay.
+
+use std::{collections::HashMap, time::Duration};
+
+use lb_common::{
+    layout::{FlowRecord, Life},
+    slot::Slot,
+};
+
+use super::{
+    Action, BackendId, Core, EventKind, Now, Write,
+    backend::Backend,
+    ring::{MARGIN, Recorded},
+    service::Service,
+};
+use crate::config::Name;
+
+/// How long a flow that was closed is remembered, in seconds: its last packets still find their
+/// backend, as RFC 9293 section 3.6.1 has both ends wait.
+pub const CLOSING_SECONDS: u32 = 120;
+
+/// Whether a record may be dropped. `now` is the kernel's clock in seconds, `idle_seconds` the
+/// service's idle time-out; `life` is the life that the record's backend lives now.
+pub fn is_done(record: &FlowRecord, slot: Slot, life: Life, now: u32, idle_seconds: u32) -> bool {
+    let dead = !life.lives() || record.life() != life.number();
+    // The slot's owner has every flow of it: the record says nothing that the slot does not.
+    let said_by_slot = slot.is_settled();
+    let closing = record.closing.load() != 0;
+    let patience = if closing { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
+    let margin = u32::try_from(MARGIN.as_secs()).unwrap_or(u32::MAX);
+    // The kernel may have stamped it after we read the clock.
+    let silent = now.saturating_sub(record.seen.load());
+    dead || said_by_slot || silent > patience.saturating_add(margin)
+}
+
+/// What a sweep is told.
+#[derive(Debug, Clone, Default)]
+pub struct Order {
+    /// When it is ordered.
+    pub now: Duration,
+    /// The idle time-out of each service, by its number.
+    pub idle_seconds: HashMap<u32, u32>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// When it was ordered: it saw every record that was made before.
+    pub began: Duration,
+    /// The records that stay, by slot and backend.
+    pub recorded: Recorded,
+    /// How many stay of those whose opening packet alone was seen.
+    pub half_open: u64,
+    /// How many stay of the others.
+    pub confirmed: u64,
+}
+
+impl Core {
+    /// What a sweep should know, if there is anything to sweep for.
+    pub fn sweep_order(&self, now: Now) -> Option<Order> {
+        let idle = |service: &Service| u32::try_from(service.spec.idle_timeout.as_secs());
+        self.is_restless().then(|| Order {
+            now: now.monotonic,
+            idle_seconds: self
+                .services
+                .values()
+                .map(|service| (service.index, idle(service).unwrap_or(u32::MAX)))
+                .collect(),
+        })
+    }
+
+    /// Whether any slot remembers anything, any backend drains, or records are left.
+    fn is_restless(&self) -> bool {
+        self.recorded_flows != (0, 0)
+            || self.services.values().any(|service| {
+                !service.ring.is_settled()
+                    || !service.leaving.is_empty()
+                    || service.backends.values().any(Backend::drains)
+            })
+    }
+
+    /// A sweep has ended: slots settle, drains end.
+    pub fn swept(&mut self, findings: &Findings, now: Now) {
+        self.recorded_flows = (findings.half_open, findings.confirmed);
+        let mut tracked: HashMap<u16, u32> = HashMap::new();
+        for backends in findings.recorded.values() {
+            for (number, count) in backends {
+                *tracked.entry(*number).or_default() += count;
+            }
+        }
+        let names: Vec<Name> = self.services.keys().cloned().collect();
+        for name in names {
+            self.sweep_service(&name, findings, &tracked, now);
+        }
+    }
+
+    fn sweep_service(
+        &mut self,
+        name: &Name,
+        findings: &Findings,
+        tracked: &HashMap<u16, u32>,
+        now: Now,
+    ) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        let idle = service.spec.idle_timeout;
+        let slots = service.ring.sweep(&findings.recorded, idle, findings.began, now.monotonic);
+        if !slots.is_empty() {
+            self.actions.push(Action::Write(Write::Slots(slots)));
+        }
+        let mut drained = Vec::new();
+        let ring = &service.ring;
+        for backend in service.backends.values_mut().chain(service.leaving.values_mut()) {
+            backend.tracked = tracked.get(&backend.number).copied().unwrap_or(0);
+            backend.reason = backend.assess(&service.spec.health).1;
+            let ends = backend.drains_since.is_some_and(|since| findings.began > since + MARGIN);
+            if ends && backend.tracked == 0 && ring.moving_from(backend.number) == 0 {
+                backend.drains_since = None;
+                let backend_name = backend.spec.name.clone();
+                let id = BackendId { service: name.clone(), backend: backend_name };
+                drained.push((id, backend.number));
+            }
+        }
+        for (id, number) in drained {
+            let (service, backend) = (id.service.clone(), id.backend.clone());
+            self.actions.push(Action::Event(EventKind::Drained { service, backend }, None));
+            if self.services.get(name).is_some_and(|s| s.leaving.contains_key(&number)) {
+                self.bury(&id, number);
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Asking the program itself where a packet would go: an instance of the same object over the
+//! same tables, run through `BPF_PROG_TEST_RUN`, which writes nothing but its answer.
+
+use std::{fmt, net::SocketAddrV4, path::Path};
+
+use aya::{
+    Ebpf,
+    maps::Array,
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use lb_common::layout::Answer;
+
+use super::{TablesId, error::Error, tables};
+use crate::config::Protocol;
+
+/// The instance that answers. Its own address is zero, like that in the questions.
+pub struct Explainer(Ebpf);
+
+impl fmt::Debug for Explainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Explainer").finish_non_exhaustive()
+    }
+}
+
+impl Explainer {
+    /// Loads the instance over the tables of an id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the kernel refuses.
+    pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
+        let mut ebpf = tables::load(object, id, bpf_dir, 0)?;
+        program(&mut ebpf)?
+            .load()
+            .map_err(|error| Error::from_load("the program behind `weir explain`", &error))?;
+        Ok(Self(ebpf))
+    }
+
+    /// Asks about a packet in the middle of a flow.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the kernel refuses to run the program.
+    pub fn ask(
+        &mut self,
+        protocol: Protocol,
+        source: SocketAddrV4,
+        destination: SocketAddrV4,
+    ) -> Result<Answer, Error> {
+        let frame = frame(protocol, source, destination);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        let refused = |cause: String| Error::Refused { what: "a test run".to_owned(), cause };
+        program(&mut self.0)?.test_run(options).map_err(|error| refused(error.to_string()))?;
+        let map = self.0.map("ANSWER").ok_or_else(|| refused("no map ANSWER".to_owned()))?;
+        let answers: Array<_, [u32; 6]> =
+            map.try_into().map_err(|error: aya::maps::MapError| refused(error.to_string()))?;
+        let [reason, backend, slot, why, service, interface] =
+            answers.get(&0, 0).map_err(|error| refused(error.to_string()))?;
+        Ok(Answer { reason, backend, slot, why, service, interface })
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    ebpf.program_mut("explain").and_then(|program| program.try_into().ok()).ok_or_else(|| {
+        Error::Refused {
+            what: "the object".to_owned(),
+            cause: "it has no XDP program named explain".to_owned(),
+        }
+    })
+}
+
+/// A packet in the middle of a flow: a TCP segment with ACK, or a UDP datagram.
+fn frame(protocol: Protocol, source: SocketAddrV4, destination: SocketAddrV4) -> Vec<u8> {
+    let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    let transport = match protocol {
+        Protocol::Tcp => [&ports[..], &[0; 8], &[0x50, 0x10, 4, 0, 0, 0, 0, 0]].concat(),
+        Protocol::Udp => [&ports[..], &[0, 8, 0, 0]].concat(),
+    };
+    let mut frame = vec![0; 12];
+    frame.extend([0x08, 0x00, 0x45, 0, 0]);
+    // Twenty bytes of IP header and at most twenty of transport fit into one byte.
+    frame.push(if protocol == Protocol::Tcp { 40 } else { 28 });
+    frame.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
+    frame.extend(source.ip().octets());
+    frame.extend(destination.ip().octets());
+    frame.extend(transport);
+    frame
+}

@@ -1,0 +1,444 @@
+//! A service's life as a random history, and the promise it must keep: *a flow that is never
+//! silent for longer than the idle time-out, to a backend that stays alive, never has a packet
+//! delivered to another backend.*
+//!
+//! The steering rules are the real ones, over tables in memory; the ring is the controller's. Each
+//! packet, each write and each sweep can be repeated on a [`Mirror`]: the kernel.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    rc::Rc,
+    time::Duration,
+};
+
+use lb_common::{
+    flow::Flow,
+    hash::Seed,
+    layout::{
+        BackendEntry, FlowKey, FlowRecord, Life, RingSpan, ServiceBucket, ServiceKey, ServiceMeta,
+    },
+    reason::Reason,
+    slot::Slot,
+    steer::{self, Flows, Parameters, Stage, Tables},
+};
+use weir::core::{
+    maglev::{self, Candidate},
+    ring::{Recorded, Ring},
+    sweep,
+};
+
+/// How many backends a world has, up or not.
+pub const BACKENDS: u16 = 5;
+/// How many flows.
+pub const FLOWS: u16 = 40;
+/// Slots: few, so that flows share them. A prime, as Maglev wants it.
+const SLOTS: u32 = 13;
+/// The idle time-out.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// One thing that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A flow opens (a SYN), or opens anew.
+    Open(u16),
+    /// A packet in the middle of a flow.
+    Data(u16),
+    /// A flow's last packet (FIN or RST).
+    Close(u16),
+    /// Time goes by, in seconds.
+    Pass(u8),
+    /// A backend starts to take flows, or takes them again.
+    Up(u16),
+    /// A backend dies: its flows are lost.
+    Die(u16),
+    /// A backend takes no new flows and keeps its old ones.
+    Drain(u16),
+    /// A backend's weight.
+    Weight(u16, u8),
+    /// The controller looks through the records.
+    Sweep,
+    /// The controller is killed, and another takes the tables over.
+    Restart,
+}
+
+/// Where every event is repeated, and whose answers must be the model's.
+pub trait Mirror {
+    /// Sends a packet of a flow; the number of the backend that it reaches, or nothing if the
+    /// mirror has no opinion.
+    fn packet(&mut self, flow: &Flow) -> Option<Result<u16, Reason>>;
+    /// Writes slots.
+    fn slots(&mut self, slots: &[(u32, Slot)]);
+    /// Writes a backend's life.
+    fn life(&mut self, number: u16, life: Life);
+    /// Drops records.
+    fn forget(&mut self, stage: Stage, keys: &[FlowKey]);
+}
+
+/// The mirror of those who want none.
+#[derive(Debug)]
+pub struct Nothing;
+
+/// The promise was broken, or the mirror disagrees.
+#[derive(Debug, Clone)]
+pub struct Broken(pub String);
+
+/// A service with its ring, its backends and its clients.
+#[derive(Debug)]
+pub struct World {
+    tables: Memory,
+    ring: Ring,
+    backends: Vec<Server>,
+    clients: Vec<Client>,
+    udp: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Server {
+    life: Life,
+    weight: u8,
+}
+
+/// What a client knows of its flow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Client {
+    /// Who got its last packet, in which life, when; and whether the flow is open.
+    last: Option<(u16, u16, Duration)>,
+    /// Whether more than opening packets were sent.
+    confirmed: bool,
+}
+
+/// Tables in memory.
+#[derive(Debug)]
+struct Memory {
+    buckets: Vec<ServiceBucket>,
+    slots: Vec<Cell<Slot>>,
+    backends: Vec<BackendEntry>,
+    half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    now: Cell<Duration>,
+}
+
+/// The parameters of model and mirror.
+pub const PARAMETERS: Parameters = Parameters { seed: Seed([7, 11]), place_mask: 1 };
+
+/// The model's service.
+pub fn service_key(udp: bool) -> ServiceKey {
+    let port = u16::from_le_bytes(80u16.to_be_bytes());
+    ServiceKey::ipv4(u32::from_le_bytes([192, 0, 2, 10]), port, if udp { 17 } else { 6 })
+}
+
+/// The part of the ring map that the model's ring has.
+pub const SPAN: RingSpan = RingSpan { base: 16, length: SLOTS };
+
+impl World {
+    /// A world in which the first three backends are up.
+    pub fn new(udp: bool, mirror: &mut impl Mirror) -> Self {
+        let tables = Memory::new(service_key(udp));
+        let server = Server { life: Life::default(), weight: 1 };
+        let mut world = Self {
+            tables,
+            ring: Ring::new(SPAN),
+            backends: vec![server; usize::from(BACKENDS)],
+            clients: vec![Client::default(); usize::from(FLOWS)],
+            udp,
+        };
+        mirror.slots(&world.ring.indexed());
+        for number in 0..3 {
+            world.set_life(number, |life| Life::new(life.number(), true, true), mirror);
+        }
+        world.give(mirror);
+        world
+    }
+
+    /// Lets something happen.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`]: what was promised and what happened.
+    pub fn happen(&mut self, event: Event, mirror: &mut impl Mirror) -> Result<(), Broken> {
+        match event {
+            Event::Open(flow) => return self.open(flow, mirror),
+            Event::Data(flow) => return self.data(flow, false, mirror),
+            Event::Close(flow) => return self.data(flow, true, mirror),
+            Event::Pass(seconds) => {
+                let now = self.tables.now.get() + Duration::from_secs(seconds.into());
+                self.tables.now.set(now);
+            }
+            Event::Up(number) => {
+                self.set_life(number, |life| Life::new(life.number(), true, true), mirror);
+                self.give(mirror);
+            }
+            Event::Drain(number) => {
+                self.set_life(number, |life| Life::new(life.number(), life.lives(), false), mirror);
+                self.give(mirror);
+            }
+            Event::Die(number) => {
+                let next = |life: Life| Life::new(life.number().wrapping_add(1), false, false);
+                self.set_life(number, next, mirror);
+                self.give(mirror);
+            }
+            Event::Weight(number, weight) => {
+                self.backends[usize::from(number)].weight = weight;
+                self.give(mirror);
+            }
+            Event::Sweep => self.sweep(mirror),
+            Event::Restart => {
+                let slots = self.tables.slots[SPAN.base as usize..].iter().map(Cell::get);
+                self.ring = Ring::adopt(SPAN, slots.collect(), self.tables.now.get());
+            }
+        }
+        Ok(())
+    }
+
+    // === Clients ===
+
+    fn open(&mut self, flow: u16, mirror: &mut impl Mirror) -> Result<(), Broken> {
+        let before = self.clients[usize::from(flow)];
+        let retransmitted = before.last.is_some() && !before.confirmed;
+        let Ok(number) = self.send(flow, !self.udp, false, mirror)? else {
+            // Nobody is there; an earlier flow between the same ports is over for the client.
+            if self.udp {
+                self.expect_nobody(flow)?;
+            }
+            self.clients[usize::from(flow)] = Client::default();
+            return Ok(());
+        };
+        if !self.udp && !retransmitted && !self.life(number).takes_new() {
+            return Err(Broken(format!("flow {flow} opens to {number}, which takes no new flows")));
+        }
+        // An opening packet sent again opens the flow again, maybe elsewhere: nothing was
+        // agreed with the first backend yet.
+        if self.udp {
+            self.expect(flow, number)?;
+        }
+        self.clients[usize::from(flow)].confirmed = self.udp;
+        self.remember(flow, number);
+        Ok(())
+    }
+
+    fn data(&mut self, flow: u16, closes: bool, mirror: &mut impl Mirror) -> Result<(), Broken> {
+        if self.clients[usize::from(flow)].last.is_none() {
+            return Ok(());
+        }
+        let Ok(number) = self.send(flow, false, closes, mirror)? else {
+            // Nobody is there: the client gives up.
+            self.expect_nobody(flow)?;
+            self.clients[usize::from(flow)] = Client::default();
+            return Ok(());
+        };
+        self.expect(flow, number)?;
+        self.clients[usize::from(flow)].confirmed = true;
+        self.remember(flow, number);
+        if closes {
+            self.clients[usize::from(flow)] = Client::default();
+        }
+        Ok(())
+    }
+
+    /// Sends a packet, here and in the mirror.
+    fn send(
+        &mut self,
+        flow: u16,
+        opens: bool,
+        closes: bool,
+        mirror: &mut impl Mirror,
+    ) -> Result<Result<u16, Reason>, Broken> {
+        let packet = Flow {
+            service: service_key(self.udp),
+            source: [u32::from_le_bytes([198, 51, 100, 7]), 0, 0, 0],
+            ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
+            opens,
+            closes,
+        };
+        let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| way.number);
+        match mirror.packet(&packet) {
+            Some(mirrored) if mirrored != way => {
+                Err(Broken(format!("flow {flow}: the model says {way:?}, the mirror {mirrored:?}")))
+            }
+            _ => Ok(way),
+        }
+    }
+
+    /// The backend that a flow has a right to, if any.
+    fn claim(&self, flow: u16) -> Option<u16> {
+        let (number, life, when) = self.clients[usize::from(flow)].last?;
+        let alive = self.life(number).lives() && self.life(number).number() == life;
+        (alive && self.tables.now.get() <= when + IDLE).then_some(number)
+    }
+
+    fn expect(&self, flow: u16, number: u16) -> Result<(), Broken> {
+        match self.claim(flow) {
+            Some(claim) if claim != number => Err(Broken(format!(
+                "flow {flow} was with {claim}, which lives, and goes to {number}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn expect_nobody(&self, flow: u16) -> Result<(), Broken> {
+        match self.claim(flow) {
+            Some(claim) => {
+                Err(Broken(format!("flow {flow} was with {claim}, which lives, and goes nowhere")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn remember(&mut self, flow: u16, number: u16) {
+        let life = self.life(number).number();
+        self.clients[usize::from(flow)].last = Some((number, life, self.tables.now.get()));
+    }
+
+    // === The controller ===
+
+    fn life(&self, number: u16) -> Life {
+        self.backends[usize::from(number)].life
+    }
+
+    fn set_life(&mut self, number: u16, new: impl Fn(Life) -> Life, mirror: &mut impl Mirror) {
+        let life = new(self.life(number));
+        self.backends[usize::from(number)].life = life;
+        self.tables.backends[usize::from(number)].life.store(life.0);
+        mirror.life(number, life);
+    }
+
+    fn give(&mut self, mirror: &mut impl Mirror) {
+        let candidates: Vec<Candidate> = (0..)
+            .zip(&self.backends)
+            .map(|(number, backend)| Candidate {
+                identity: u64::from(number),
+                weight: if backend.life.lives() && backend.life.takes_new() {
+                    backend.weight.into()
+                } else {
+                    0
+                },
+                number,
+            })
+            .collect();
+        let owners = maglev::build(&candidates, SLOTS);
+        let lives = |number: u16| self.backends[usize::from(number)].life.lives();
+        let changed = self.ring.give(&owners, lives, self.tables.now.get());
+        self.write(&changed.slots, mirror);
+    }
+
+    fn sweep(&mut self, mirror: &mut impl Mirror) {
+        let now = self.tables.now.get();
+        let mut recorded = Recorded::new();
+        for stage in [Stage::HalfOpen, Stage::Confirmed] {
+            let mut done = Vec::new();
+            for (key, record) in self.tables.table(stage).borrow().iter() {
+                let index = record.slot.load();
+                let slot = self.tables.slots[index as usize].get();
+                let life = self.life(record.number());
+                let idle = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
+                if sweep::is_done(record, slot, life, self.tables.now(), idle) {
+                    done.push(*key);
+                } else {
+                    *recorded.entry(index).or_default().entry(record.number()).or_default() += 1;
+                }
+            }
+            for key in &done {
+                self.tables.forget(stage, key);
+            }
+            mirror.forget(stage, &done);
+        }
+        let changed = self.ring.sweep(&recorded, IDLE, now, now);
+        self.write(&changed, mirror);
+    }
+
+    fn write(&self, slots: &[(u32, Slot)], mirror: &mut impl Mirror) {
+        for (index, slot) in slots {
+            self.tables.slots[*index as usize].set(*slot);
+        }
+        mirror.slots(slots);
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn new(key: ServiceKey) -> Self {
+        let buckets: Vec<ServiceBucket> = (0..2).map(|_| ServiceBucket::default()).collect();
+        let entry = &buckets[key.places(PARAMETERS.place_mask)[0] as usize].0[0];
+        entry.ring.store(SPAN.to_word());
+        entry.meta.store(ServiceMeta::default().0);
+        entry.head.store(key.head);
+        let slots = (0..SPAN.base + SPAN.length).map(|_| Cell::new(Slot::settled(Slot::NONE)));
+        Self {
+            buckets,
+            slots: slots.collect(),
+            backends: (0..BACKENDS).map(|_| BackendEntry::default()).collect(),
+            half_open: RefCell::default(),
+            confirmed: RefCell::default(),
+            now: Cell::new(Duration::from_secs(1000)),
+        }
+    }
+
+    fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
+        match stage {
+            Stage::HalfOpen => &self.half_open,
+            Stage::Confirmed => &self.confirmed,
+        }
+    }
+}
+
+impl Tables for Memory {
+    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
+        self.buckets.get(place as usize)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(index as usize).map(Cell::get)
+    }
+
+    fn backend(&self, number: u16) -> Option<&BackendEntry> {
+        self.backends.get(usize::from(number))
+    }
+}
+
+impl Flows for Memory {
+    type Record<'t> = Rc<FlowRecord>;
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.now.get().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
+        self.table(stage).borrow().get(key).cloned()
+    }
+
+    fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {
+        let copy = FlowRecord::default();
+        copy.backend.store(record.backend.load());
+        copy.seen.store(record.seen.load());
+        copy.slot.store(record.slot.load());
+        copy.closing.store(record.closing.load());
+        self.table(stage).borrow_mut().insert(*key, Rc::new(copy));
+    }
+
+    fn forget(&self, stage: Stage, key: &FlowKey) {
+        self.table(stage).borrow_mut().remove(key);
+    }
+}
+
+// === impl Nothing ===
+
+impl Mirror for Nothing {
+    fn packet(&mut self, _flow: &Flow) -> Option<Result<u16, Reason>> {
+        None
+    }
+
+    fn slots(&mut self, _slots: &[(u32, Slot)]) {}
+
+    fn life(&mut self, _number: u16, _life: Life) {}
+
+    fn forget(&mut self, _stage: Stage, _keys: &[FlowKey]) {}
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,139 @@
+//! Random histories, packet by packet through the real program in the kernel: every decision must
+//! be the model's.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+use std::{net::IpAddr, path::PathBuf};
+
+use etherparse::PacketBuilder;
+use lb_common::{
+    flow::Flow,
+    layout::{BackendEntry, FlowKey, Life, ServiceMeta},
+    reason::Reason,
+    slot::Slot,
+    steer::Stage,
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use weir::{
+    config::Limits,
+    core::{Write, places::Place},
+    dataplane::{Tables, TablesId},
+};
+use weir_lab::{
+    model::{BACKENDS, Event, FLOWS, Mirror, PARAMETERS, SPAN, World, service_key},
+    program::{OWN_MAC, Runner, Verdict, mac_of},
+};
+
+/// Histories, and the events of each.
+const HISTORIES: u64 = 40;
+const LENGTH: usize = 500;
+
+/// The kernel's program over its own tables.
+struct Kernel {
+    runner: Runner,
+    udp: bool,
+}
+
+impl Kernel {
+    fn new(udp: bool) -> Self {
+        let limits = Limits { services: 1, backends: 64, ring_slots: 1024, flows: 4096 };
+        let id = TablesId::new(limits, PARAMETERS.seed.0);
+        assert_eq!(id.parameters().place_mask, PARAMETERS.place_mask);
+        let runner = Runner::new(id).unwrap();
+        let key = service_key(udp);
+        let place = Place { bucket: key.places(PARAMETERS.place_mask)[0], half: 0 };
+        let (ring, meta) = (SPAN.to_word(), ServiceMeta::default());
+        runner.tables.mapped.write(&Write::Service { place, key, ring, meta });
+        for number in 0..BACKENDS {
+            let words = BackendEntry::words(mac(number), OWN_MAC, weir_lab::program::INGRESS);
+            runner.tables.mapped.write(&Write::Backend(number, words));
+        }
+        Self { runner, udp }
+    }
+}
+
+impl Mirror for Kernel {
+    fn packet(&mut self, flow: &Flow) -> Option<Result<u16, Reason>> {
+        let port = u16::from_be_bytes([flow.ports.to_le_bytes()[0], flow.ports.to_le_bytes()[1]]);
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN_MAC).ipv4(
+            flow.source[0].to_le_bytes(),
+            [192, 0, 2, 10],
+            64,
+        );
+        let mut frame = Vec::new();
+        if self.udp {
+            builder.udp(port, 80).write(&mut frame, b"x").unwrap();
+        } else {
+            let tcp = builder.tcp(port, 80, 1, 1024);
+            let tcp = if flow.opens { tcp.syn() } else { tcp.ack(1) };
+            let tcp = if flow.closes { tcp.fin() } else { tcp };
+            tcp.write(&mut frame, b"").unwrap();
+        }
+        let (verdict, out) = self.runner.run(&frame).unwrap();
+        Some(match verdict {
+            Verdict::Tx => Ok((0..BACKENDS).find(|n| out[..6] == mac(*n)).unwrap()),
+            Verdict::Drop => Err(Reason::NoBackend),
+            other => panic!("a packet of the service has the verdict {other:?}"),
+        })
+    }
+
+    fn slots(&mut self, slots: &[(u32, Slot)]) {
+        self.runner.tables.mapped.write(&Write::Slots(slots.to_vec()));
+    }
+
+    fn life(&mut self, number: u16, life: Life) {
+        self.runner.tables.mapped.write(&Write::Life(number, life));
+    }
+
+    fn forget(&mut self, stage: Stage, keys: &[FlowKey]) {
+        self.runner.tables.records.forget(stage, keys).unwrap();
+    }
+}
+
+fn mac(number: u16) -> [u8; 6] {
+    mac_of(IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()]))
+}
+
+fn event(random: &mut StdRng) -> Event {
+    let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
+    match random.random_range(0..80) {
+        0..12 => Event::Open(flow),
+        12..52 => Event::Data(flow),
+        52..56 => Event::Close(flow),
+        56..62 => Event::Pass(random.random_range(1..8)),
+        62..66 => Event::Up(backend),
+        66..68 => Event::Die(backend),
+        68..70 => Event::Drain(backend),
+        70..73 => Event::Weight(backend, random.random_range(0..4)),
+        73..79 => Event::Sweep,
+        _ => Event::Restart,
+    }
+}
+
+#[test]
+fn the_kernel_decides_as_the_model_does() {
+    weir_lab::require_root().unwrap();
+    for seed in 0..HISTORIES {
+        let udp = seed % 4 == 0;
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut kernel = Kernel::new(udp);
+        let mut world = World::new(udp, &mut kernel);
+        for step in 0..LENGTH {
+            let event = event(&mut random);
+            if let Err(broken) = world.happen(event, &mut kernel) {
+                panic!("seed {seed}, step {step}, {event:?}: {broken}");
+            }
+        }
+    }
+}
+
+/// The directory of a runner is its own, so that tests may run side by side.
+#[test]
+fn runners_leave_nothing_behind() {
+    let limits = Limits { services: 1, backends: 1, ring_slots: 1024, flows: 64 };
+    let runner = Runner::new(TablesId::new(limits, [1, 2])).unwrap();
+    let directory: PathBuf = runner.bpf_dir().to_owned();
+    assert!(Tables::exist(&runner.id, &directory));
+    drop(runner);
+    assert!(!directory.exists());
+}
