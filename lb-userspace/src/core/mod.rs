@@ -7,6 +7,7 @@
 //! place in the kernel's tables), `apply` (from what is wanted to what runs).
 
 pub mod action;
+mod adopt;
 pub mod allocation;
 mod apply;
 mod backend;
