@@ -231,7 +231,7 @@ fn confirmed<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Opti
 fn half_open<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
     let record = tables.record(Stage::HalfOpen, key)?;
     let (number, life) = living(tables, &record);
-    if !life.lives() {
+    if !life.lives() || (flow.opens && !life.takes_new()) {
         tables.forget(Stage::HalfOpen, key);
         return None;
     }

@@ -258,6 +258,9 @@ fn metrics_and_health_are_served() {
     let lab = lab();
     let weir = start(&lab);
     lab.client().requests(lab.vip(PORT), 50, 1).unwrap();
+    // A failure that checks find: its phases are measured.
+    lab.backend("b3").set_healthy(false).unwrap();
+    weir.wait_until_is("web", "b3", BackendState::Down, PATIENCE).unwrap();
     assert_eq!(weir.admin("/healthz").unwrap().status, 200);
     let metrics = weir.admin("/metrics").unwrap().body;
     for line in [
