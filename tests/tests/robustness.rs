@@ -378,7 +378,8 @@ fn a_service_without_backends_does_as_it_is_told_and_recovers() {
     };
     each(&["backend", "set", "web"], &["--weight", "0"]);
     each(&["backend", "maintenance", "pass"], &[]);
-    // Weight 0 takes no new flow; maintenance ends the old ones too.
+    // Weight 0 takes no new flow, and an old one stays where it is; maintenance ends them all.
+    assert_eq!(verdict(PORT), ("moving: prior".to_owned(), "tx".to_owned()));
     assert!(lab.client().request_from(4001, lab.vip(PORT)).is_err(), "a new flow is dropped");
     each(&["backend", "maintenance", "web"], &[]);
     assert_eq!(verdict(PORT), ("no backend".to_owned(), "drop".to_owned()));

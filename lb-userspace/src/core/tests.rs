@@ -572,3 +572,15 @@ fn explain_names_the_service_for_every_port() {
     assert_eq!(at("192.0.2.3:81"), Some(name("all")));
     assert_eq!(at("192.0.2.4:80"), None);
 }
+
+#[test]
+fn the_last_backend_without_weight_keeps_its_old_flows() {
+    let mut world = two();
+    for backend in ["a", "b"] {
+        let change = BackendChange { weight: Some(0), ..BackendChange::default() };
+        let id = id("web", backend);
+        world.command(Command::Put { id, change, expect: Expect::Present }).unwrap();
+    }
+    let service = &world.core.services[&name("web")];
+    assert!(service.ring.slots().iter().all(|slot| matches!(slot.prior(), Prior::Moving(_))));
+}
