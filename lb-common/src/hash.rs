@@ -33,6 +33,17 @@ pub fn scale(hash: u32, length: u32) -> u32 {
     ((u64::from(hash) * u64::from(length)) >> 32) as u32
 }
 
+/// The first round of [`mix`] alone: one multiplication carries every bit upwards, so that the bits
+/// from [`SPREAD_SHIFT`] on depend on all of the word's lower ones.
+#[inline(always)]
+pub const fn spread(word: u64) -> u64 {
+    word.wrapping_mul(M1)
+}
+
+/// Where the bits of [`spread`] that are worth using begin: high enough for a service's port and
+/// address to reach them, and twenty of them.
+pub const SPREAD_SHIFT: u32 = 44;
+
 /// A 64-bit mix of one word, a bijection: for table places and identities, not for secrets.
 #[inline(always)]
 pub const fn mix(word: u64) -> u64 {

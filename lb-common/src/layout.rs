@@ -13,13 +13,13 @@
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 
 use crate::{
-    hash::mix,
+    hash::{SPREAD_SHIFT, mix, spread},
     slot::Slot,
     word::{Word32, Word64},
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -31,12 +31,13 @@ pub const BACKENDS_MAX: u32 = Slot::NONE as u32;
 /// The address, port and protocol that a service answers to, as two machine words.
 ///
 /// `head` holds, from the low end: the first four address bytes as they stand in the packet, the
-/// port in network order, the protocol number, and the family (4 or 6). IPv4 services differ in
-/// `head` alone, which makes their comparison one instruction; `tail` is the rest of an IPv6
-/// address. A `head` of zero is no service.
+/// protocol number, the family (4 or 6), and the port in network order. That is how address and
+/// destination port lie in an IPv4 packet without options, with the source port between them
+/// written over. IPv4 services differ in `head` alone, which makes their comparison one
+/// instruction; `tail` is the rest of an IPv6 address. A `head` of zero is no service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ServiceKey {
-    /// Address start, port, protocol, family.
+    /// Address start, protocol, family, port.
     pub head: u64,
     /// The last twelve bytes of an IPv6 address, zero for IPv4.
     pub tail: [u32; 3],
@@ -47,8 +48,15 @@ impl ServiceKey {
     /// loaded as little-endian words).
     #[inline(always)]
     pub const fn ipv4(address: u32, port: u16, protocol: u8) -> Self {
-        let head = address as u64 | (port as u64) << 32 | (protocol as u64) << 48 | 4 << 56;
-        Self { head, tail: [0; 3] }
+        Self::from_packet(address as u64 | (port as u64) << 48, protocol)
+    }
+
+    /// The key of an IPv4 service, from the eight bytes of a packet in which the destination
+    /// address, the source port and the destination port follow each other.
+    #[inline(always)]
+    pub const fn from_packet(destination_and_ports: u64, protocol: u8) -> Self {
+        let destination = destination_and_ports & !(0xFFFF << 32);
+        Self { head: destination | (protocol as u64) << 32 | 4 << 40, tail: [0; 3] }
     }
 
     /// The key of an IPv6 service: its address as bytes, the port in network order as a
@@ -56,7 +64,7 @@ impl ServiceKey {
     #[inline(always)]
     pub const fn ipv6(address: [u8; 16], port: u16, protocol: u8) -> Self {
         let bits = u128::from_le_bytes(address);
-        let head = bits as u32 as u64 | (port as u64) << 32 | (protocol as u64) << 48 | 6 << 56;
+        let head = bits as u32 as u64 | (protocol as u64) << 32 | 6 << 40 | (port as u64) << 48;
         let tail = [(bits >> 32) as u32, (bits >> 64) as u32, (bits >> 96) as u32];
         Self { head, tail }
     }
@@ -65,15 +73,39 @@ impl ServiceKey {
     #[inline(always)]
     #[must_use]
     pub const fn any_port(self) -> Self {
-        Self { head: self.head & !(0xFFFF << 32), tail: self.tail }
+        Self { head: self.head & !(0xFFFF << 48), tail: self.tail }
     }
 
     /// The two places where this key may be stored, of which it occupies one.
     #[inline(always)]
-    pub const fn places(self, mask: u32) -> [u32; 2] {
+    pub const fn places(self) -> Places {
         let tail = (self.tail[0] as u64 | (self.tail[1] as u64) << 32) ^ self.tail[2] as u64;
-        let h = mix(self.head ^ tail);
-        [h as u32 & mask, (h >> 32) as u32 & mask]
+        // Multiplication carries upwards: what keys differ in most, the port, must be at the bottom.
+        Places(spread((self.head ^ tail).swap_bytes()))
+    }
+}
+
+/// The two places of a key in the service table: a hash that gives the first at once, and the
+/// second, which is rarely asked for, after another round.
+#[derive(Debug, Clone, Copy)]
+pub struct Places(u64);
+
+impl Places {
+    /// The first place, in a table of `mask` + 1 buckets.
+    #[inline(always)]
+    pub const fn first(self, mask: u32) -> u32 {
+        (self.0 >> SPREAD_SHIFT) as u32 & mask
+    }
+
+    /// The second place.
+    #[inline(always)]
+    pub const fn second(self, mask: u32) -> u32 {
+        mix(self.0) as u32 & mask
+    }
+
+    /// Both.
+    pub const fn both(self, mask: u32) -> [u32; 2] {
+        [self.first(mask), self.second(mask)]
     }
 }
 

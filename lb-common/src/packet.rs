@@ -21,10 +21,14 @@ unsafe impl Wire for Ipv4Hdr {}
 unsafe impl<const N: usize> Wire for TransportWords<N> {}
 // SAFETY: all fields are arrays of bytes.
 unsafe impl Wire for EthernetWords {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for PlainHead {}
 
 const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
 const _: () = assert!(align_of::<TransportWords<16>>() == 1);
 const _: () = assert!(align_of::<EthernetWords>() == 1);
+const _: () = assert!(align_of::<PlainHead>() == 1);
+const _: () = assert!(size_of::<PlainHead>() == 54);
 
 /// The Ethernet header cut the way the fast path copies it: both addresses in two words.
 #[repr(C)]
@@ -46,6 +50,51 @@ pub struct TransportWords<const N: usize> {
     pub ports: [u8; 4],
     /// What follows the ports.
     pub rest: [u8; N],
+}
+
+/// Ethernet, IPv4 without options and TCP (or UDP and twelve more bytes, which a smallest frame
+/// has too), cut the way the fast path compares them: what is asked together lies in one word.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PlainHead {
+    /// Destination address, then the first two bytes of the source address.
+    pub first: [u8; 8],
+    /// The last four bytes of the source address.
+    pub second: [u8; 4],
+    /// `EtherType`, IP version and header length, type of service.
+    pub kind: [u8; 4],
+    /// The datagram's length, in network order.
+    pub total_length: [u8; 2],
+    /// The datagram's identification.
+    pub identification: [u8; 2],
+    /// Fragment flags and offset, time to live, protocol.
+    pub protocol: [u8; 4],
+    /// The IP header's checksum.
+    pub checksum: [u8; 2],
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address, source port, destination port: each in network order.
+    pub destination_and_ports: [u8; 8],
+    /// TCP: sequence and acknowledgement numbers, data offset.
+    pub numbers: [u8; 9],
+    /// TCP: the flags.
+    pub tcp_flags: u8,
+    /// TCP: window, checksum, urgent pointer.
+    pub rest: [u8; 6],
+}
+
+impl PlainHead {
+    /// What [`kind`](Self::kind) is compared in: all but the type of service.
+    pub const KIND_MASK: u32 = u32::from_le_bytes([0xFF, 0xFF, 0xFF, 0]);
+    /// IPv4, a header of 20 bytes.
+    pub const IPV4: u32 = u32::from_le_bytes([0x08, 0x00, 0x45, 0]);
+    /// What [`protocol`](Self::protocol) is compared in: "more fragments", the fragment offset (RFC
+    /// 791 section 3.1), and the protocol.
+    pub const PROTOCOL_MASK: u32 = u32::from_le_bytes([0x3F, 0xFF, 0, 0xFF]);
+    /// TCP, no fragment.
+    pub const TCP: u32 = u32::from_le_bytes([0, 0, 0, 6]);
+    /// UDP, no fragment.
+    pub const UDP: u32 = u32::from_le_bytes([0, 0, 0, 17]);
 }
 
 /// A frame in memory, from the Ethernet header to its last byte.

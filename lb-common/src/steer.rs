@@ -64,13 +64,32 @@ pub enum Stage {
     Confirmed,
 }
 
-/// What is fixed when the program is loaded.
+/// What is fixed when the program is loaded. The kernel program loads each where it is used, which
+/// spares the registers that carrying them along would take.
+pub trait Constants {
+    /// The secret of the flow hash.
+    fn seed(&self) -> Seed;
+    /// The number of buckets in the service table less one; the number is a power of two.
+    fn place_mask(&self) -> u32;
+}
+
+/// The constants as plain values.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters {
     /// The secret of the flow hash.
     pub seed: Seed,
     /// The number of buckets in the service table less one; the number is a power of two.
     pub place_mask: u32,
+}
+
+impl Constants for Parameters {
+    fn seed(&self) -> Seed {
+        self.seed
+    }
+
+    fn place_mask(&self) -> u32 {
+        self.place_mask
+    }
 }
 
 /// Why a flow belongs to its backend.
@@ -139,13 +158,13 @@ pub struct Service {
 #[inline(always)]
 pub fn steer<'t, T: Flows>(
     tables: &'t T,
-    parameters: &Parameters,
+    constants: &impl Constants,
     flow: &Flow,
 ) -> Result<Way<'t>, Reason> {
-    let Some(service) = find_service(tables, parameters.place_mask, flow.service) else {
+    let Some(service) = find_service(tables, constants, flow.service) else {
         return Err(Reason::NoService);
     };
-    let slot_index = slot_of(parameters.seed, flow, service);
+    let slot_index = slot_of(constants.seed(), flow, service);
     let Some(slot) = tables.slot(service.ring.base + slot_index) else {
         return Err(Reason::BadTable);
     };
@@ -184,7 +203,7 @@ fn unsettled<T: Flows>(
     let Prior::Moving(prior) = slot.prior() else {
         return (slot.owner(), Why::ExceptionsOwner);
     };
-    let (number, why, stage) = if flow.opens {
+    let (number, why, stage) = if flow.flags.opens() {
         (slot.owner(), Why::MovingOpening, Stage::HalfOpen)
     } else {
         (prior, Why::MovingPrior, Stage::Confirmed)
@@ -214,15 +233,15 @@ fn confirmed<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Opti
     let (number, life) = living(tables, &record);
     // Between the same two ports a new flow may open; if the old one's backend takes no new
     // flows, it goes elsewhere, and the old record must not catch its later packets.
-    if !life.lives() || (flow.opens && !life.takes_new()) {
+    if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
         tables.forget(Stage::Confirmed, key);
         return None;
     }
     if record.seen.load() != now {
         record.seen.store(now);
     }
-    if flow.opens || flow.closes {
-        record.closing.store(u32::from(flow.closes));
+    if flow.flags.opens() || flow.flags.closes() {
+        record.closing.store(u32::from(flow.flags.closes()));
     }
     Some(number)
 }
@@ -231,11 +250,11 @@ fn confirmed<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Opti
 fn half_open<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
     let record = tables.record(Stage::HalfOpen, key)?;
     let (number, life) = living(tables, &record);
-    if !life.lives() || (flow.opens && !life.takes_new()) {
+    if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
         tables.forget(Stage::HalfOpen, key);
         return None;
     }
-    if flow.opens {
+    if flow.flags.opens() {
         record.seen.store(now);
     } else {
         let confirmed = new_record(number, life, now, record.slot.load(), flow);
@@ -251,7 +270,7 @@ fn new_record(number: u16, life: Life, now: u32, slot: u32, flow: &Flow) -> Flow
         backend: Word32::new(FlowRecord::backend_word(number, life)),
         seen: Word32::new(now),
         slot: Word32::new(slot),
-        closing: Word32::new(u32::from(flow.closes)),
+        closing: Word32::new(u32::from(flow.flags.closes())),
     }
 }
 
@@ -283,43 +302,48 @@ pub fn slot_of(seed: Seed, flow: &Flow, service: Service) -> u32 {
 
 /// Finds a service by its exact port, else a service for every port of the address.
 #[inline(always)]
-fn find_service<T: Tables>(tables: &T, mask: u32, key: ServiceKey) -> Option<Service> {
-    if let Some(service) = find_key(tables, mask, key) {
-        return Some(service);
-    }
-    find_key(tables, mask, key.any_port())
+fn find_service<T: Tables>(
+    tables: &T,
+    constants: &impl Constants,
+    key: ServiceKey,
+) -> Option<Service> {
+    let entry = match find_key(tables, constants, key) {
+        Some(entry) => entry,
+        None => find_key(tables, constants, key.any_port())?,
+    };
+    Some(Service {
+        ring: RingSpan::from_word(entry.ring.load()),
+        meta: ServiceMeta(entry.meta.load()),
+    })
 }
 
 #[inline(always)]
-fn find_key<T: Tables>(tables: &T, mask: u32, key: ServiceKey) -> Option<Service> {
-    let [first, second] = key.places(mask);
-    if let Some(service) = find_in_bucket(tables.bucket(first)?, key) {
-        return Some(service);
+fn find_key<'t, T: Tables>(
+    tables: &'t T,
+    constants: &impl Constants,
+    key: ServiceKey,
+) -> Option<&'t ServiceEntry> {
+    let places = key.places();
+    let first = tables.bucket(places.first(constants.place_mask()))?;
+    if let Some(entry) = find_in_bucket(first, key) {
+        return Some(entry);
     }
-    find_in_bucket(tables.bucket(second)?, key)
+    find_in_bucket(tables.bucket(places.second(constants.place_mask()))?, key)
 }
 
 #[inline(always)]
-fn find_in_bucket(bucket: &ServiceBucket, key: ServiceKey) -> Option<Service> {
+fn find_in_bucket(bucket: &ServiceBucket, key: ServiceKey) -> Option<&ServiceEntry> {
     let [first, second] = &bucket.0;
     if matches(first, key) {
-        return Some(read(first));
+        return Some(first);
     }
-    if matches(second, key) {
-        return Some(read(second));
-    }
-    None
+    matches(second, key).then_some(second)
 }
 
 /// IPv4 keys differ in their head alone (see [`ServiceKey`]), so their tails need no look.
 #[inline(always)]
 fn matches(entry: &ServiceEntry, key: ServiceKey) -> bool {
     entry.head.load() == key.head
-}
-
-#[inline(always)]
-fn read(entry: &ServiceEntry) -> Service {
-    Service { ring: RingSpan::from_word(entry.ring.load()), meta: ServiceMeta(entry.meta.load()) }
 }
 
 /// The line and the position in it of a slot of the ring map.

@@ -28,5 +28,7 @@ pub(crate) fn forwarded(backend: u16, bytes: usize, opens: bool, redirected: boo
         counters.sent += 1;
     }
     counters.bytes += bytes as u64;
-    counters.new_flows += u64::from(opens);
+    if opens {
+        counters.new_flows += 1;
+    }
 }

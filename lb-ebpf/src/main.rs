@@ -37,7 +37,7 @@ use crate::{explain::Unchanged, maps::KernelTables};
 pub fn weir(ctx: XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
-    match forward(&ctx, &mut packet) {
+    match forward(&mut packet) {
         Ok(action) => action,
         Err(reason) => {
             count::refused(reason);
@@ -55,7 +55,7 @@ pub fn explain(ctx: XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
     let outcome = match flow::parse(&packet, maps::own_mac()) {
-        Ok(flow) => steer::steer(&Unchanged, &maps::parameters(), &flow),
+        Ok(flow) => steer::steer(&Unchanged, &maps::Loaded, &flow),
         Err(reason) => Err(reason),
     };
     maps::tell(explain::answer(outcome));
@@ -78,12 +78,12 @@ pub fn pass(_ctx: XdpContext) -> u32 {
 /// Turns the packet towards its backend: back through the interface it came from, where the driver
 /// sends it at once, or redirected to another.
 #[inline(always)]
-fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
+fn forward(packet: &mut Packet<'_>) -> Result<u32, Reason> {
     let flow = flow::parse(packet, maps::own_mac())?;
-    let way = steer::steer(&KernelTables, &maps::parameters(), &flow)?;
+    let way = steer::steer(&KernelTables, &maps::Loaded, &flow)?;
     let interface = rewrite::l2(packet, way.backend)?;
-    let redirected = interface as usize != ctx.ingress_ifindex();
-    count::forwarded(way.number, packet.length(), flow.opens, redirected);
+    let redirected = interface != maps::own_index();
+    count::forwarded(way.number, packet.length(), flow.flags.opens(), redirected);
     if redirected {
         // SAFETY: a helper without pointers; it records where the frame is to go.
         unsafe { bpf_redirect(interface, 0) };

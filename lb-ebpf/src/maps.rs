@@ -12,7 +12,7 @@ use lb_common::{
     layout::{Answer, BackendCounters, BackendEntry, FlowKey, FlowRecord, RingLine, ServiceBucket},
     reason::Reason,
     slot::Slot,
-    steer::{Flows, Parameters, Stage, Tables, line_of},
+    steer::{Constants, Flows, Stage, Tables, line_of},
 };
 
 /// `BPF_F_MMAPABLE`: the controller writes these tables through a mapping.
@@ -35,9 +35,12 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 
-/// The interface's own address, in the low six bytes.
+/// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
 #[unsafe(no_mangle)]
 static OWN_MAC: Global<u64> = Global::new(0);
+/// The interface's own index: the program is loaded once for each.
+#[unsafe(no_mangle)]
+static OWN_INDEX: Global<u32> = Global::new(0);
 /// The two words of the flow hash's secret.
 #[unsafe(no_mangle)]
 static SEED_LOW: Global<u64> = Global::new(0);
@@ -54,9 +57,24 @@ pub(crate) fn own_mac() -> u64 {
 }
 
 /// What the controller fixed at load.
+pub(crate) struct Loaded;
+
+impl Constants for Loaded {
+    #[inline(always)]
+    fn seed(&self) -> Seed {
+        Seed([SEED_LOW.load(), SEED_HIGH.load()])
+    }
+
+    #[inline(always)]
+    fn place_mask(&self) -> u32 {
+        PLACE_MASK.load()
+    }
+}
+
+/// The interface that the program is attached to.
 #[inline(always)]
-pub(crate) fn parameters() -> Parameters {
-    Parameters { seed: Seed([SEED_LOW.load(), SEED_HIGH.load()]), place_mask: PLACE_MASK.load() }
+pub(crate) fn own_index() -> u32 {
+    OWN_INDEX.load()
 }
 
 /// The kernel's maps as steering reads them.

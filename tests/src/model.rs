@@ -14,7 +14,7 @@ use std::{
 };
 
 use lb_common::{
-    flow::Flow,
+    flow::{Flow, TcpFlags},
     hash::Seed,
     layout::{
         BackendEntry, FlowKey, FlowRecord, Life, RingSpan, ServiceBucket, ServiceKey, ServiceMeta,
@@ -249,8 +249,7 @@ impl World {
             service: service_key(self.udp),
             source: [u32::from_le_bytes([198, 51, 100, 7]), 0, 0, 0],
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
-            opens,
-            closes,
+            flags: flags(opens, closes),
         };
         let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| way.number);
         match mirror.packet(&packet) {
@@ -361,7 +360,7 @@ impl World {
 impl Memory {
     fn new(key: ServiceKey) -> Self {
         let buckets: Vec<ServiceBucket> = (0..2).map(|_| ServiceBucket::default()).collect();
-        let entry = &buckets[key.places(PARAMETERS.place_mask)[0] as usize].0[0];
+        let entry = &buckets[key.places().first(PARAMETERS.place_mask) as usize].0[0];
         entry.ring.store(SPAN.to_word());
         entry.meta.store(ServiceMeta::default().0);
         entry.head.store(key.head);
@@ -440,5 +439,14 @@ impl Mirror for Nothing {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The flags of a packet that opens or closes its flow, or does neither.
+fn flags(opens: bool, closes: bool) -> TcpFlags {
+    match (opens, closes) {
+        (true, _) => TcpFlags::SYN,
+        (false, true) => TcpFlags::FIN,
+        (false, false) => TcpFlags::ACK,
     }
 }

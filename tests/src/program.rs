@@ -20,7 +20,7 @@ use aya::{
 use weir::{
     config::{Config, Limits},
     core::{Action, Core, HealthReport, NextHop, NextHopReport, Now, saved::Saved},
-    dataplane::{self, Tables, TablesId},
+    dataplane::{self, Ingress, Tables, TablesId},
 };
 
 /// The address of the interface that test packets arrive on.
@@ -90,9 +90,8 @@ impl Runner {
             PathBuf::from(format!("/sys/fs/bpf/weir-program-{}-{count}", std::process::id()));
         let object = object()?;
         let tables = Tables::open(&object, &id, &bpf_dir)?;
-        let [a, b, c, d, e, f] = OWN_MAC;
-        let own_mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        let mut ebpf = dataplane::load(&object, &id, &bpf_dir, own_mac)?;
+        let own = Ingress { index: INGRESS, mac: OWN_MAC };
+        let mut ebpf = dataplane::load(&object, &id, &bpf_dir, own)?;
         for name in ["weir", "empty_tx"] {
             xdp(&mut ebpf, name)?.load()?;
         }

@@ -41,7 +41,7 @@ impl Kernel {
         assert_eq!(id.parameters().place_mask, PARAMETERS.place_mask);
         let runner = Runner::new(id).unwrap();
         let key = service_key(udp);
-        let place = Place { bucket: key.places(PARAMETERS.place_mask)[0], half: 0 };
+        let place = Place { bucket: key.places().first(PARAMETERS.place_mask), half: 0 };
         let (ring, meta) = (SPAN.to_word(), ServiceMeta::default());
         runner.tables.mapped.write(&Write::Service { place, key, ring, meta });
         for number in 0..BACKENDS {
@@ -65,8 +65,8 @@ impl Mirror for Kernel {
             builder.udp(port, 80).write(&mut frame, b"x").unwrap();
         } else {
             let tcp = builder.tcp(port, 80, 1, 1024);
-            let tcp = if flow.opens { tcp.syn() } else { tcp.ack(1) };
-            let tcp = if flow.closes { tcp.fin() } else { tcp };
+            let tcp = if flow.flags.opens() { tcp.syn() } else { tcp.ack(1) };
+            let tcp = if flow.flags.closes() { tcp.fin() } else { tcp };
             tcp.write(&mut frame, b"").unwrap();
         }
         let (verdict, out) = self.runner.run(&frame).unwrap();

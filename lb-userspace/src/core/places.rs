@@ -134,7 +134,7 @@ impl Places {
     }
 
     fn choices(&self, key: ServiceKey) -> [Place; 4] {
-        let [a, b] = key.places(self.mask);
+        let [a, b] = key.places().both(self.mask);
         [(a, 0), (a, 1), (b, 0), (b, 1)].map(|(bucket, half)| Place { bucket, half })
     }
 }
@@ -157,7 +157,7 @@ mod tests {
             }
             for n in 0..services {
                 let place = table.place(key(n)).unwrap();
-                assert!(key(n).places(buckets - 1).contains(&place.bucket));
+                assert!(key(n).places().both(buckets - 1).contains(&place.bucket));
                 assert_eq!(table.keys[&place], key(n));
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{
-    flow::Flow,
+    flow::{Flow, TcpFlags},
     hash::Seed,
     layout::{RingSpan, ServiceKey},
     reason::Reason,
@@ -189,8 +189,7 @@ impl World {
             service: ServiceKey::ipv4(u32::from_le_bytes(address.octets()), port, 6),
             source: [0x0102_0304, 0, 0, 0],
             ports: u32::from(source_port) | u32::from(port) << 16,
-            opens: true,
-            closes: false,
+            flags: TcpFlags::SYN,
         };
         let parameters =
             Parameters { seed: Seed([1, 2]), place_mask: places::buckets_for(LIMITS.services) - 1 };

@@ -16,7 +16,11 @@ use aya::programs::{
 use aya_obj::programs::XdpAttachType;
 use tracing::warn;
 
-use super::{TablesId, error::Error, tables};
+use super::{
+    TablesId,
+    error::Error,
+    tables::{self, Ingress},
+};
 use crate::config::AttachMode;
 
 /// How long a link whose pin was removed may take to be gone.
@@ -72,9 +76,8 @@ impl Attachment {
     ///
     /// [`Error`] with what to do.
     pub fn attach(&self, object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Attached, Error> {
-        let [a, b, c, d, e, f] = self.mac;
-        let own_mac = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        let mut ebpf = tables::load(object, id, bpf_dir, own_mac)?;
+        let own = Ingress { index: self.index, mac: self.mac };
+        let mut ebpf = tables::load(object, id, bpf_dir, own)?;
         let program: &mut Xdp = ebpf
             .program_mut("weir")
             .and_then(|program| program.try_into().ok())

@@ -10,7 +10,11 @@ use aya::{
 };
 use lb_common::layout::Answer;
 
-use super::{TablesId, error::Error, tables};
+use super::{
+    TablesId,
+    error::Error,
+    tables::{self, Ingress},
+};
 use crate::config::Protocol;
 
 /// The instance that answers. Its own address is zero, like that in the questions.
@@ -29,7 +33,7 @@ impl Explainer {
     ///
     /// [`Error`] if the kernel refuses.
     pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
-        let mut ebpf = tables::load(object, id, bpf_dir, 0)?;
+        let mut ebpf = tables::load(object, id, bpf_dir, Ingress::NONE)?;
         program(&mut ebpf)?
             .load()
             .map_err(|error| Error::from_load("the program behind `weir explain`", &error))?;

@@ -30,7 +30,7 @@ pub use self::{
     explain::Explainer,
     mapped::Mapped,
     sweep::Records,
-    tables::{MAPS, Tables, load, prepare},
+    tables::{Ingress, MAPS, Tables, load, prepare},
 };
 use crate::{config::Limits, core::places::buckets_for};
 

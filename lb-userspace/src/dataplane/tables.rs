@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, MapInfo},
 };
-use lb_common::{layout::SLOTS_PER_LINE, reason::Reason};
+use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason};
 
 use super::{
     TablesId,
@@ -50,7 +50,7 @@ impl Tables {
         fs::create_dir_all(&directory)
             .map_err(Error::io(format!("making {}", directory.display())))?;
         // Loading the object makes and pins the maps; the programs come with each attachment.
-        let _ebpf = load(object, id, bpf_dir, 0)?;
+        let _ebpf = load(object, id, bpf_dir, Ingress::NONE)?;
         check(&directory, id.limits)?;
         let entries = |name| entries(name, id.limits);
         let mapped = Mapped::new(
@@ -133,13 +133,26 @@ pub fn prepare(bpf_dir: &Path) -> Result<(), Error> {
     })
 }
 
-/// Loads the object over the tables of an id, for an interface with this address (six bytes in
-/// the low end of a little-endian word).
+/// The interface that a program is loaded for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ingress {
+    /// Its index.
+    pub index: u32,
+    /// Its own address: frames to others are not steered.
+    pub mac: [u8; 6],
+}
+
+impl Ingress {
+    /// For an instance that is attached nowhere.
+    pub const NONE: Self = Self { index: 0, mac: [0; 6] };
+}
+
+/// Loads the object over the tables of an id, for one interface.
 ///
 /// # Errors
 ///
 /// [`Error`] if the kernel refuses.
-pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own_mac: u64) -> Result<Ebpf, Error> {
+pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Result<Ebpf, Error> {
     let directory = id.directory(bpf_dir);
     let parameters = id.parameters();
     let [seed_low, seed_high] = parameters.seed.0;
@@ -149,7 +162,8 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own_mac: u64) -> Resul
         loader.map_pin_path(name, directory.join(name));
     }
     loader
-        .override_global("OWN_MAC", &own_mac, true)
+        .override_global("OWN_MAC", &mac_word(own.mac), true)
+        .override_global("OWN_INDEX", &own.index, true)
         .override_global("SEED_LOW", &seed_low, true)
         .override_global("SEED_HIGH", &seed_high, true)
         .override_global("PLACE_MASK", &parameters.place_mask, true)
