@@ -3,7 +3,7 @@
 //! [`core`] owns all state and has neither clock nor I/O. Around it, one folder an edge:
 //! [`config`] reads the file, [`health`] checks backends, [`netlink`] finds the way to them,
 //! [`dataplane`] holds the kernel's program and tables, [`control`] and [`admin`] answer people
-//! and machines over [`http`], [`daemon`] ties them together, [`cli`] is the command line.
+//! and machines over [`http`], [`daemon`] ties them together, with the machine's [`resources`] and the [`clock`], [`cli`] is the command line.
 
 pub mod admin;
 pub mod cli;
@@ -16,3 +16,4 @@ pub mod dataplane;
 pub mod health;
 pub mod http;
 pub mod netlink;
+pub mod resources;

@@ -21,6 +21,8 @@ const PORT: u16 = 80;
 const REQUESTS: u64 = 3_000;
 /// Client threads.
 const THREADS: usize = 4;
+/// How often a backend is killed; the median of the repairs counts.
+const KILLS: usize = 3;
 /// Flows whose explanation is compared with where they really go.
 const EXPLAINED: u16 = 20;
 /// The lab's services are checked every 200 ms, each check may take 200 ms, two decide; the rest
@@ -123,23 +125,36 @@ fn explained(lab: &Lab, weir: &Weir, vip: SocketAddr, verdict: &mut Verdict) -> 
     Ok(())
 }
 
+/// Kills a backend under traffic, several times over: one repair's time says as much of what else
+/// the machine was doing as of the repair.
 fn backend_killed(lab: &Lab, weir: &Weir, vip: SocketAddr, verdict: &mut Verdict) -> Result<()> {
-    process::announce("killing backend b2 under traffic");
-    let traffic = lab.client().traffic(vip, THREADS)?;
-    traffic.wait_for_more(SOME, PATIENCE)?;
-    lab.backend("b2").kill();
-    let noticed = weir.wait_until_is(SERVICE, "b2", BackendState::Down, DETECTION_LIMIT)?;
-    let during = traffic.stop()?;
-    println!("  while it failed: {during}");
-    println!("  out of the ring {} after the kill", Millis(noticed));
-    let phases = last_phases(weir, BackendState::Down)?;
-    println!("  {}", Shown(phases));
-    verdict.check(phases.decide + phases.apply < 0.005, "repaired within 5 ms of the last check");
+    let mut repairs = Vec::with_capacity(KILLS);
+    for kill in 1..=KILLS {
+        process::announce(&format!("killing backend b2 under traffic ({kill} of {KILLS})"));
+        let traffic = lab.client().traffic(vip, THREADS)?;
+        traffic.wait_for_more(SOME, PATIENCE)?;
+        lab.backend("b2").kill();
+        let noticed = weir.wait_until_is(SERVICE, "b2", BackendState::Down, DETECTION_LIMIT)?;
+        let during = traffic.stop()?;
+        println!("  while it failed: {during}");
+        println!("  out of the ring {} after the kill", Millis(noticed));
+        let phases = last_phases(weir, BackendState::Down)?;
+        println!("  {}", Shown(phases));
+        repairs.push(phases.decide + phases.apply);
 
-    let after = lab.client().requests(vip, REQUESTS, THREADS)?;
-    println!("  afterwards: {after}");
-    verdict.check(after.failed == 0 && after.by("b2") == 0, "afterwards no request fails");
+        let after = lab.client().requests(vip, REQUESTS, THREADS)?;
+        println!("  afterwards: {after}");
+        verdict.check(after.failed == 0 && after.by("b2") == 0, "afterwards no request fails");
+        backend_revived(lab, weir, vip, verdict)?;
+    }
+    repairs.sort_by(f64::total_cmp);
+    let median = repairs[KILLS / 2];
+    println!("  repaired {:.2} ms after the last check (median)", median * 1e3);
+    verdict.check(median < 0.005, "repaired within 5 ms of the last check");
+    Ok(())
+}
 
+fn backend_revived(lab: &Lab, weir: &Weir, vip: SocketAddr, verdict: &mut Verdict) -> Result<()> {
     process::announce("reviving b2");
     lab.backend("b2").revive()?;
     let back = weir.wait_until_is(SERVICE, "b2", BackendState::Up, PATIENCE)?;

@@ -24,13 +24,12 @@ pub const MARGIN: Duration = Duration::from_secs(2);
 pub struct Ring {
     span: RingSpan,
     slots: Vec<Slot>,
-    /// The slots that are not settled, by position.
-    unsettled: BTreeMap<u32, Since>,
+    /// How many slots are not settled.
+    unsettled: u32,
+    /// Since when a slot that is not settled is in its state. A flat table, since it is written
+    /// between a fault and its repair; empty while every slot is settled.
+    since: Vec<Duration>,
 }
-
-/// Since when a slot is in its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Since(Duration);
 
 /// What a change of the ring comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,14 +48,15 @@ impl Ring {
     /// A ring that nobody owns.
     pub fn new(span: RingSpan) -> Self {
         let slots = vec![Slot::settled(Slot::NONE); span.length as usize];
-        Self { span, slots, unsettled: BTreeMap::new() }
+        Self { span, slots, unsettled: 0, since: Vec::new() }
     }
 
     /// A ring as an earlier run left it. What it remembers is remembered for another full time.
     pub fn adopt(span: RingSpan, slots: Vec<Slot>, now: Duration) -> Self {
-        let unsettled =
-            (0..).zip(&slots).filter(|(_, s)| !s.is_settled()).map(|(p, _)| (p, Since(now)));
-        Self { span, unsettled: unsettled.collect(), slots }
+        let unsettled: u32 =
+            (0..).zip(&slots).filter(|(_, slot)| !slot.is_settled()).map(|_| 1u32).sum();
+        let since = if unsettled > 0 { vec![now; slots.len()] } else { Vec::new() };
+        Self { span, slots, unsettled, since }
     }
 
     /// Its part of the ring map.
@@ -76,27 +76,29 @@ impl Ring {
 
     /// How many slots are settled, moving, and with exceptions.
     pub fn counts(&self) -> [u32; 3] {
-        let mut counts = [self.span.length, 0, 0];
-        for position in self.unsettled.keys() {
-            counts[0] -= 1;
-            match self.slots[*position as usize].prior() {
-                Prior::Moving(_) => counts[1] += 1,
-                Prior::Exceptions | Prior::Settled => counts[2] += 1,
-            }
-        }
-        counts
+        let moving = self.unsettled().filter(|(_, slot)| matches!(slot.prior(), Prior::Moving(_)));
+        let moving: u32 = moving.map(|_| 1).sum();
+        [self.span.length - self.unsettled, moving, self.unsettled - moving]
     }
 
     /// Whether any slot remembers anything.
     pub fn is_settled(&self) -> bool {
-        self.unsettled.is_empty()
+        self.unsettled == 0
     }
 
     /// How many slots a backend is still the prior of.
     pub fn moving_from(&self, number: u16) -> usize {
-        let moving =
-            |position: &&u32| self.slots[**position as usize].prior() == Prior::Moving(number);
-        self.unsettled.keys().filter(moving).count()
+        self.unsettled().filter(|(_, slot)| slot.prior() == Prior::Moving(number)).count()
+    }
+
+    /// The slots that are not settled, by position.
+    fn unsettled(&self) -> impl Iterator<Item = (u32, Slot)> {
+        // While all are settled, `since` is empty, and so is this.
+        (0..)
+            .zip(&self.slots)
+            .take(self.since.len())
+            .filter(|(_, slot)| !slot.is_settled())
+            .map(|(position, slot)| (position, *slot))
     }
 
     /// Gives every slot to its owner, such that no flow to a backend that lives goes elsewhere.
@@ -138,9 +140,9 @@ impl Ring {
         now: Duration,
     ) -> Vec<(u32, Slot)> {
         let mut changed = Vec::new();
-        let positions: Vec<(u32, Since)> = self.unsettled.iter().map(|(p, s)| (*p, *s)).collect();
-        for (position, Since(since)) in positions {
-            let slot = self.slots[position as usize];
+        let unsettled: Vec<(u32, Slot)> = self.unsettled().collect();
+        for (position, slot) in unsettled {
+            let since = self.since[position as usize];
             let index = self.span.base + position;
             let prior = match slot.prior() {
                 Prior::Moving(_) if now >= since + idle_timeout + MARGIN => Prior::Exceptions,
@@ -158,10 +160,16 @@ impl Ring {
 
     fn set(&mut self, position: u32, slot: Slot, now: Duration) {
         let old = std::mem::replace(&mut self.slots[position as usize], slot);
-        if slot.is_settled() {
-            self.unsettled.remove(&position);
+        match (old.is_settled(), slot.is_settled()) {
+            (true, false) => self.unsettled += 1,
+            (false, true) => self.unsettled -= 1,
+            _ => {}
+        }
+        if self.unsettled == 0 {
+            self.since = Vec::new();
         } else if old.prior() != slot.prior() {
-            self.unsettled.insert(position, Since(now));
+            self.since.resize(self.slots.len(), now);
+            self.since[position as usize] = now;
         }
     }
 }

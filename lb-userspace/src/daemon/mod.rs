@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use crate::{config::Config, dataplane};
+use crate::{config::Config, dataplane, resources};
 
 /// What `weir run` may be told beside the configuration.
 #[derive(Debug, Default)]
@@ -29,6 +29,7 @@ pub struct Options {
 ///
 /// What kept it from starting, in one line that says what to do.
 pub fn run(config_path: PathBuf, options: Options) -> anyhow::Result<()> {
+    resources::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use lb_common::layout;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -39,7 +38,6 @@ const REPLACE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Brings the daemon up.
 pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daemon> {
-    raise_file_limit();
     let clock = Clock::start();
     let config = config::load(&config_path)?;
     let Some(lock) = Lock::take(&config.node.state_dir)? else {
@@ -182,15 +180,6 @@ impl Drop for Remains {
         if !self.kept {
             Tables::discard(&self.bpf_dir, self.tables.as_ref());
         }
-    }
-}
-
-/// Checks hold a socket for each backend, and most systems grant a thousand files unless asked.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!("the limit of open files stays as it is: {error}");
     }
 }
 

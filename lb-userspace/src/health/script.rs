@@ -28,6 +28,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::resources;
+
 use super::{
     Target,
     reason::{Failure, first_line},
@@ -112,7 +114,10 @@ impl Group {
             .kill_on_drop(true);
         let pipe = pipe::Receiver::from_owned_fd(read.into())?;
         let leader = command.spawn()?;
-        let id = leader.id().and_then(|id| id.try_into().ok()).ok_or(Errno::ESRCH)?;
+        let id = leader.id().ok_or(Errno::ESRCH)?;
+        // A program that has ended already needs nothing.
+        let _ = resources::restore(id);
+        let id = id.try_into().map_err(|_| Errno::ESRCH)?;
         Ok((
             Self { leader, id: Pid::from_raw(id) },
             Output { pipe, start: Vec::with_capacity(MAX_OUTPUT_BYTES) },
