@@ -21,6 +21,9 @@ pub(super) fn text(status: Status, metrics: &Metrics) -> Result<String, fmt::Err
     let mut registry = Registry::with_prefix("weir");
     let version = Info::new([("version", status.version.clone())]);
     registry.register("build", "The daemon's version", version);
+    let suspected = ConstGauge::new(u32::from(status.machine_suspected));
+    let help = "Whether so many servers failed together that none is taken out";
+    registry.register("machine_suspected", help, suspected);
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Snapshot { status, checks: metrics.checks() }));
     let mut out = String::new();
@@ -83,7 +86,10 @@ impl Snapshot {
             let samples = services.map(|s| ([("service", s.name.as_str())], value(s)));
             counter(encoder, name, help, samples)?;
         }
-        Ok(())
+        let services = self.status.services.iter();
+        let samples = services.map(|s| ([("service", s.name.as_str())], u32::from(s.panic)));
+        let help = "Whether so few backends are healthy that flows go to all of them";
+        gauge(encoder, "service_panic", help, samples)
     }
 
     fn packets(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

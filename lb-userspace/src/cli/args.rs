@@ -66,6 +66,10 @@ pub enum Command {
     #[command(after_help = "Example:\n  weir backend add grafana g4 --address 192.168.1.14")]
     #[command(subcommand)]
     Backend(Backend),
+    /// Say what a command would move, without doing it
+    #[command(after_help = "Example:\n  weir plan backend drain grafana g2")]
+    #[command(subcommand)]
+    Plan(Plan),
     /// Say where a flow goes, and why; changes nothing
     #[command(after_help = "Example:\n  weir explain tcp 198.51.100.7:40000 192.0.2.10:80")]
     Explain {
@@ -76,6 +80,9 @@ pub enum Command {
         source: SocketAddr,
         /// The service, as address:port
         destination: SocketAddr,
+        /// Ask about the packet that opens the flow, not about a later one (TCP)
+        #[arg(long)]
+        opening: bool,
     },
     /// Show what happened, and when
     #[command(after_help = "Example:\n  weir events --follow")]
@@ -162,6 +169,15 @@ pub enum Backend {
     Enable(Target),
 }
 
+/// Commands that can be planned.
+#[derive(Debug, Subcommand)]
+pub enum Plan {
+    /// A change to the backends of a service: the same words as without `plan`
+    #[command(after_help = "Example:\n  weir plan backend remove grafana g2 --now")]
+    #[command(subcommand)]
+    Backend(Backend),
+}
+
 /// Which backend.
 #[derive(Debug, Args)]
 pub struct Target {
@@ -246,5 +262,7 @@ mod tests {
             assert!(parse(refused).is_err(), "{refused}");
         }
         assert!(parse("weir status web --json").is_ok());
+        assert!(parse("weir plan backend set web a --weight 2 --json").is_ok());
+        assert!(parse("weir plan reload").is_err());
     }
 }

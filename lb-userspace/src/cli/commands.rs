@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::Context;
 use clap::CommandFactory;
-use hyper::{Method, header};
+use hyper::{Method, body::Bytes, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    args::{Backend, Cli, Command, Place, Run, Target},
+    args::{Backend, Cli, Command, Place, Plan, Run, Target},
     client::{self, Client},
-    events, explain, log,
+    count, events, explain, log, plan,
     status::{self, Sample},
     style::Style,
 };
@@ -74,9 +74,16 @@ async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()
         Command::Status { service, watch: Some(seconds) } => {
             watch_status(client, service.as_ref(), Duration::from_secs(seconds.into())).await
         }
-        Command::Backend(change) => change_backend(client, json, change).await,
-        Command::Explain { protocol, source, destination } => {
-            let question = ExplainRequest { protocol, source, destination };
+        Command::Backend(change) => {
+            let answer = send_change(client, &change, false).await?;
+            print(json, &answer, |done: Done| done.message + "\n")
+        }
+        Command::Plan(Plan::Backend(change)) => {
+            let answer = send_change(client, &change, true).await?;
+            print(json, &answer, |plan| plan::text(&plan))
+        }
+        Command::Explain { protocol, source, destination, opening } => {
+            let question = ExplainRequest { protocol, source, destination, opening };
             let body = serde_json::to_vec(&question)?;
             let answer = client.ask(Method::POST, "/v1/explain", None, body).await?;
             print(json, &answer, |explanation| explain::sentence(&question, &explanation))
@@ -138,40 +145,34 @@ async fn fetch_status(client: &Client, service: Option<&Name>) -> anyhow::Result
     Ok(status)
 }
 
-async fn change_backend(client: &Client, json: bool, change: Backend) -> anyhow::Result<()> {
+/// Sends a change, to be done or to be planned.
+async fn send_change(client: &Client, change: &Backend, plan: bool) -> anyhow::Result<Bytes> {
     let path =
         |target: &Target| format!("/v1/services/{}/backends/{}", target.service, target.name);
-    let post = |target: &Target, action| (Method::POST, format!("{}/{action}", path(target)));
-    let put = |target: &Target, change: BackendChange| {
-        serde_json::to_vec(&change).map(|body| (Method::PUT, path(target), body))
+    let post = |target: &Target, action: &str| {
+        (Method::POST, format!("{}/{action}?plan={plan}", path(target)), None, Vec::new())
     };
-    let (method, path, condition, body) = match &change {
+    let put = |target: &Target, change: BackendChange, condition| {
+        let body = serde_json::to_vec(&change)?;
+        let path = format!("{}?plan={plan}", path(target));
+        anyhow::Ok((Method::PUT, path, Some(condition), body))
+    };
+    let (method, path, condition, body) = match change {
         Backend::Add { target, address, change } => {
-            let (method, path, body) = put(target, change.with_address(Some(*address)))?;
-            (method, path, Some(header::IF_NONE_MATCH), body)
+            put(target, change.with_address(Some(*address)), header::IF_NONE_MATCH)?
         }
         Backend::Set { target, address, change } => {
-            let (method, path, body) = put(target, change.with_address(*address))?;
-            (method, path, Some(header::IF_MATCH), body)
+            put(target, change.with_address(*address), header::IF_MATCH)?
         }
         Backend::Remove { target, now } => {
-            (Method::DELETE, format!("{}?now={now}", path(target)), None, Vec::new())
+            let path = format!("{}?now={now}&plan={plan}", path(target));
+            (Method::DELETE, path, None, Vec::new())
         }
-        Backend::Drain(target) => {
-            let (method, path) = post(target, "drain");
-            (method, path, None, Vec::new())
-        }
-        Backend::Maintenance(target) => {
-            let (method, path) = post(target, "maintenance");
-            (method, path, None, Vec::new())
-        }
-        Backend::Enable(target) => {
-            let (method, path) = post(target, "enable");
-            (method, path, None, Vec::new())
-        }
+        Backend::Drain(target) => post(target, "drain"),
+        Backend::Maintenance(target) => post(target, "maintenance"),
+        Backend::Enable(target) => post(target, "enable"),
     };
-    let answer = client.ask(method, &path, condition, body).await?;
-    print(json, &answer, |done: Done| done.message + "\n")
+    Ok(client.ask(method, &path, condition, body).await?)
 }
 
 async fn show_events(client: &Client, json: bool, follow: bool) -> anyhow::Result<()> {
@@ -235,8 +236,4 @@ fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, client::Error> {
              `--json` shows the answer"
         ))
     })
-}
-
-fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -50,6 +50,20 @@ fn what(kind: &EventKind, style: Style) -> String {
             let to = style.state(*to, state_name(*to));
             format!("{service}/{backend} {from} → {to}: {reason}; {slots_moved} slots moved")
         }
+        EventKind::MachineSuspected { failing, servers } => format!(
+            "{failing} of {servers} servers failed together: this machine is suspected, the tables \
+             stay as they were"
+        ),
+        EventKind::MachineTrusted { why } => format!("this machine is trusted again: {why}"),
+        EventKind::Panic { service, healthy, of } => format!(
+            "{service} panics: {healthy} of {of} backends are healthy, flows go to all of them"
+        ),
+        EventKind::PanicOver { service } => {
+            format!("{service} panics no longer: flows go to healthy backends alone")
+        }
+        EventKind::Draining { service, backend, tracked_flows } => {
+            format!("{service}/{backend} drains: {tracked_flows} old flows are left")
+        }
         EventKind::Drained { service, backend } => {
             format!("{service}/{backend} is drained: no old flow is left")
         }
@@ -62,6 +76,10 @@ fn what(kind: &EventKind, style: Style) -> String {
         EventKind::ReloadRefused { reason } => {
             format!("configuration refused, nothing changed: {reason}")
         }
+        EventKind::StateNotKept { reason } => {
+            format!("the state is not kept, a restart would lose changes: {reason}")
+        }
+        EventKind::StateKept => "the state is kept again".to_owned(),
         EventKind::Stopped => "stopped; packets go on".to_owned(),
     }
 }

@@ -4,7 +4,8 @@ use crate::core::{ExplainRequest, Explanation};
 
 /// One sentence: where the flow goes, by which rule, and how.
 pub(super) fn sentence(question: &ExplainRequest, answer: &Explanation) -> String {
-    let ExplainRequest { protocol, source, destination } = question;
+    let ExplainRequest { protocol, source, destination, opening } = question;
+    let opening = if *opening { " (opening)" } else { "" };
     let goal = match &answer.backend {
         Some(backend) => format!("goes to {backend}"),
         None => "reaches no backend".to_owned(),
@@ -23,7 +24,7 @@ pub(super) fn sentence(question: &ExplainRequest, answer: &Explanation) -> Strin
         "drop" => "dropped (drop)".to_owned(),
         other => other.to_owned(),
     };
-    format!("{protocol} {source} → {destination} {goal} ({}), {verdict}\n", why.join(", "))
+    format!("{protocol} {source} → {destination}{opening} {goal} ({}), {verdict}\n", why.join(", "))
 }
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod tests {
             protocol: Protocol::Tcp,
             source: "1.2.3.4:555".parse().expect("an address"),
             destination: "192.0.2.10:80".parse().expect("an address"),
+            opening: false,
         };
         let settled = Explanation {
             service: Name::new("grafana").ok(),
@@ -51,6 +53,8 @@ mod tests {
             "tcp 1.2.3.4:555 → 192.0.2.10:80 goes to g1 (service grafana, slot 123, settled), \
              sent back through its interface (tx)\n"
         );
+        let opening = ExplainRequest { opening: true, ..question };
+        assert!(sentence(&opening, &settled).contains("192.0.2.10:80 (opening) goes to g1"));
         let nowhere = Explanation {
             service: None,
             backend: None,

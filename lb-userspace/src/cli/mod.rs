@@ -1,5 +1,5 @@
-//! The command line: [`args`] is its grammar, `client` speaks to the daemon, `status`, `events`
-//! and `explain` turn answers into text.
+//! The command line: [`args`] is its grammar, `client` speaks to the daemon, `status`, `events`,
+//! `plan` and `explain` turn answers into text.
 
 pub mod args;
 pub mod client;
@@ -7,6 +7,7 @@ mod commands;
 mod events;
 mod explain;
 mod log;
+mod plan;
 mod status;
 mod style;
 mod time;
@@ -39,4 +40,9 @@ pub fn main() -> ExitCode {
 /// Only our own output fails with a bare [`io::Error`]; what breaks elsewhere is wrapped.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A number of things.
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -28,6 +28,11 @@ pub(super) fn text(
     let interfaces: Vec<String> =
         status.interfaces.iter().map(|i| format!("{} ({})", i.name, mode(i.mode))).collect();
     let mut out = format!("{}  weir {}  {}\n", status.node, status.version, interfaces.join(", "));
+    if status.machine_suspected {
+        out.push_str(
+            "note: this machine is suspected: most servers failed together, so none is taken out\n",
+        );
+    }
     for notice in &status.notices {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "note: {notice}");
@@ -49,7 +54,7 @@ fn service_text(
 ) -> String {
     let up = service.backends.iter().filter(|b| b.state == BackendState::Up).count();
     let mut out = format!(
-        "{}  {}  {} {}  {}  {}  {up} of {} up\n",
+        "{}  {}  {} {}  {}  {}  {up} of {} up{}\n",
         service.name,
         style.health(service.health, health(service.health)),
         service.protocol,
@@ -57,15 +62,31 @@ fn service_text(
         algorithm(service.algorithm),
         forward(service.forward),
         service.backends.len(),
+        if service.panic { "  panic: flows go to all" } else { "" },
     );
     if service.backends.is_empty() {
         out.push_str("  no backends; add one with `weir backend add`\n");
+        out.push_str(&leaving(service));
         return out;
     }
     let mut rows = vec![heads(before.is_some())];
     rows.extend(service.backends.iter().map(|backend| row(service, backend, before, now)));
     let states = service.backends.iter().map(|backend| Some(backend.state));
     table(&mut out, &rows, std::iter::once(None).chain(states), style);
+    out.push_str(&leaving(service));
+    out
+}
+
+fn leaving(service: &ServiceStatus) -> String {
+    let mut out = String::new();
+    for gone in &service.leaving {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "  removed: {} ({}) goes when its old flows have ended; {} recorded",
+            gone.name, gone.address, gone.tracked_flows
+        );
+    }
     out
 }
 
@@ -238,7 +259,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::http::testing;
+    use crate::{core::LeavingStatus, http::testing};
 
     fn later() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(3_725)
@@ -260,6 +281,26 @@ web  yellow  tcp 192.0.2.10:80  maglev  l2  1 of 2 up
 packets: 70 forwarded (tx 60, redirect 10), passed 7 (not_ip 3, icmp 4), dropped 5 (no_backend 5)
 "
         );
+    }
+
+    #[test]
+    fn what_serves_in_spite_of_failures_and_what_leaves_is_said() {
+        let mut status = testing::status();
+        status.machine_suspected = true;
+        status.services[0].panic = true;
+        status.services[0].leaving = vec![LeavingStatus {
+            name: testing::name("old"),
+            address: [10, 0, 0, 9].into(),
+            tracked_flows: 3,
+        }];
+        let text = text(&status, None, later(), Style::Plain);
+        for line in [
+            "note: this machine is suspected",
+            "1 of 2 up  panic: flows go to all\n",
+            "removed: old (10.0.0.9) goes when its old flows have ended; 3 recorded\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -117,6 +117,10 @@ pub struct Service {
     pub idle_timeout: Duration,
     /// What happens to packets while no backend is left.
     pub on_empty: OnEmpty,
+    /// Over how long a backend that begins to serve gets its slots; zero: at once.
+    pub slow_start: Duration,
+    /// Below this share of healthy backends, flows are spread over the failed ones too.
+    pub panic_threshold: Share,
     /// How its backends are checked.
     pub health: HealthCheck,
     /// Its backends, names and addresses unique.
@@ -161,6 +165,10 @@ pub enum OnEmpty {
     /// They pass to the kernel of the balancer.
     Pass,
 }
+
+/// A part of a whole, from 0 to 1, in thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u16);
 
 /// A server behind a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,6 +278,29 @@ impl TryFrom<String> for Name {
 impl From<Name> for String {
     fn from(name: Name) -> Self {
         name.0.as_ref().to_owned()
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    /// A half.
+    pub const HALF: Self = Self(500);
+
+    /// A fraction from 0 to 1, rounded to thousandths; nothing else is a share.
+    pub fn new(fraction: f64) -> Option<Self> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a fraction from 0 to 1 makes 0 to 1000"
+        )]
+        let thousandths = |fraction: f64| Self((fraction * 1000.0).round() as u16);
+        (0.0..=1.0).contains(&fraction).then(|| thousandths(fraction))
+    }
+
+    /// Whether `part` of `whole` is less than this share of it.
+    pub fn exceeds(self, part: usize, whole: usize) -> bool {
+        part.saturating_mul(1000) < whole.saturating_mul(self.0.into())
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     health::{Checked, health},
     model::{
         Admin, Algorithm, AttachMode, Backend, Config, Control, DEFAULT_SOCKET, Forward, Interface,
-        Limits, Name, Node, OnEmpty, Protocol, Service,
+        Limits, Name, Node, OnEmpty, Protocol, Service, Share,
     },
     reader::Table,
     values,
@@ -146,6 +146,9 @@ fn service(
     let idle_timeout = idle_timeout(table, protocol);
     let on_empty = values::word(&[("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)], &["reject"]);
     let on_empty = table.or("on_empty", on_empty, OnEmpty::Drop);
+    let slow_start =
+        table.or("slow_start", values::duration_or_zero(SECOND..=HOUR), Duration::ZERO);
+    let panic_threshold = table.or("panic_threshold", values::share, Share::HALF);
     let checked = Checked { port, protocol };
     let health = table.section("health", "in [service.health]", |table| health(table, checked));
     let backends = backends(table, address);
@@ -167,6 +170,8 @@ fn service(
         ring: ring?,
         idle_timeout: idle_timeout?,
         on_empty: on_empty?,
+        slow_start: slow_start?,
+        panic_threshold: panic_threshold?,
         health: health?,
         backends: backends?,
     })

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::{
     duration::{display_duration, parse_duration},
-    model::{Name, StatusPattern},
+    model::{Name, Share, StatusPattern},
     reader::nearest,
 };
 
@@ -54,6 +54,33 @@ pub(super) fn duration(
         let [least, most] = [range.start(), range.end()].map(|bound| display_duration(*bound));
         expected(&format!("a duration from {least} to {most}"))
     }
+}
+
+/// A duration within bounds, or `"0s"` for "off".
+pub(super) fn duration_or_zero(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&DeValue<'_>) -> Result<Duration, Refusal> {
+    let within = duration(range);
+    move |value| match value.as_str().map(parse_duration) {
+        Some(Ok(Duration::ZERO)) => Ok(Duration::ZERO),
+        _ => within(value).map_err(|refusal| match refusal {
+            Refusal::Expected(what) => Refusal::Expected(format!("{what}, or \"0s\" for off")),
+            other => other,
+        }),
+    }
+}
+
+/// A share of a whole, from 0 to 1.
+pub(super) fn share(value: &DeValue<'_>) -> Result<Share, Refusal> {
+    let text = match value {
+        DeValue::Float(float) => Some(float.as_str()),
+        DeValue::Integer(integer) if integer.radix() == 10 => Some(integer.as_str()),
+        _ => None,
+    };
+    let fraction = text.and_then(|text| text.parse().ok());
+    fraction
+        .and_then(Share::new)
+        .ok_or_else(|| Refusal::Expected("a number from 0 to 1, such as 0.5".to_owned()))
 }
 
 /// A whole number within bounds.

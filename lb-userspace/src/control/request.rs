@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::core::{Command, CommandError, Event, ExplainRequest, Explanation, Status};
+use crate::core::{Command, CommandError, Event, ExplainRequest, Explanation, Plan, Status};
 
 /// A question to the daemon's one task, with the place for its answer.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// A change to a backend. The answer is one sentence on what was done.
     Command(Command, oneshot::Sender<Result<String, CommandError>>),
+    /// What that change would move.
+    Plan(Command, oneshot::Sender<Result<Plan, CommandError>>),
     /// Where a flow goes.
     Explain(ExplainRequest, oneshot::Sender<Explanation>),
     /// Read the configuration anew. The answer is one sentence on what changed, or every fault.

@@ -52,24 +52,28 @@ pub(super) async fn answer(
         Route::Services => json(StatusCode::OK, &handle.status(patience).await?.services),
         Route::Service(name) => one_service(handle.status(patience).await?, name)?,
         Route::Backend(id) if request.method() == Method::DELETE => {
-            let now = flag(request.uri().query(), "now")?;
-            command(handle, limits, Command::Remove { id, now }).await?
+            let [plan, now] = flags(request.uri().query(), ["plan", "now"])?;
+            command(handle, limits, Command::Remove { id, now }, plan).await?
         }
         Route::Backend(id) => {
+            let [plan] = flags(request.uri().query(), ["plan"])?;
             let expect = expectation(request.headers())?;
             let change: BackendChange = read_json(request.into_body(), limits).await?;
-            command(handle, limits, Command::Put { id, change, expect }).await?
+            command(handle, limits, Command::Put { id, change, expect }, plan).await?
         }
-        Route::Maintenance(id) => command(handle, limits, Command::Maintenance(id)).await?,
-        Route::Enable(id) => command(handle, limits, Command::Enable(id)).await?,
-        Route::Drain(id) => command(handle, limits, Command::Drain(id)).await?,
+        Route::Maintenance(id) => {
+            administer(&request, handle, limits, Command::Maintenance(id)).await?
+        }
+        Route::Enable(id) => administer(&request, handle, limits, Command::Enable(id)).await?,
+        Route::Drain(id) => administer(&request, handle, limits, Command::Drain(id)).await?,
         Route::Explain => {
             let question = read_json(request.into_body(), limits).await?;
             let ask = |answer| Request::Explain(question, answer);
             json(StatusCode::OK, &handle.ask(patience, ask).await?)
         }
         Route::Events => {
-            return Ok(Answer::Events { follow: flag(request.uri().query(), "follow")? });
+            let [follow] = flags(request.uri().query(), ["follow"])?;
+            return Ok(Answer::Events { follow });
         }
         Route::Reload => match handle.ask(patience, Request::Reload).await? {
             Ok(message) => json(StatusCode::OK, &Done { message }),
@@ -88,11 +92,34 @@ pub(super) enum Answer {
     Events { follow: bool },
 }
 
-async fn command(handle: &Handle, limits: &Limits, command: Command) -> Result<Response, Failure> {
+async fn administer(
+    request: &HttpRequest<Incoming>,
+    handle: &Handle,
+    limits: &Limits,
+    what: Command,
+) -> Result<Response, Failure> {
+    let [plan] = flags(request.uri().query(), ["plan"])?;
+    command(handle, limits, what, plan).await
+}
+
+/// Has a command carried out, or says what it would move.
+async fn command(
+    handle: &Handle,
+    limits: &Limits,
+    command: Command,
+    plan: bool,
+) -> Result<Response, Failure> {
     let expect = match &command {
         Command::Put { expect, .. } => *expect,
         _ => Expect::Any,
     };
+    if plan {
+        let ask = |answer| Request::Plan(command, answer);
+        return match handle.ask(limits.answer_timeout, ask).await? {
+            Ok(plan) => Ok(json(StatusCode::OK, &plan)),
+            Err(error) => Err(refused(&error, expect)),
+        };
+    }
     let ask = |answer| Request::Command(command, answer);
     match handle.ask(limits.answer_timeout, ask).await? {
         Ok(message) => Ok(json(StatusCode::OK, &Done { message })),
@@ -123,20 +150,23 @@ fn expectation(headers: &HeaderMap) -> Result<Expect, Failure> {
     }
 }
 
-/// The query of `/v1/events`.
-/// The one flag that a path's query may have.
-fn flag(query: Option<&str>, name: &str) -> Result<bool, Failure> {
-    let query = query.unwrap_or_default();
-    if query.is_empty() {
-        return Ok(false);
+/// The flags that a path's query may have, each as `name`, `name=true` or `name=false`.
+fn flags<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[bool; N], Failure> {
+    let mut flags = [false; N];
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, "true"));
+        let flag = names.iter().position(|known| *known == name).map(|n| &mut flags[n]);
+        match (flag, value) {
+            (Some(flag), "true") => *flag = true,
+            (Some(flag), "false") => *flag = false,
+            _ => {
+                let known = names.map(|name| format!("\"{name}=true\" or \"{name}=false\""));
+                let message = format!("the query may be {}, not {part:?}", known.join(", "));
+                return Err(invalid(message));
+            }
+        }
     }
-    match query.strip_prefix(name) {
-        Some("" | "=true") => Ok(true),
-        Some("=false") => Ok(false),
-        _ => Err(invalid(format!(
-            "the query may be \"{name}=true\" or \"{name}=false\", not {query:?}"
-        ))),
-    }
+    Ok(flags)
 }
 
 // === impl Route ===

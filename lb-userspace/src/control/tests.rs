@@ -105,6 +105,30 @@ async fn changes_reach_the_daemon_as_they_were_said() {
 }
 
 #[tokio::test]
+async fn a_plan_is_asked_for_by_the_same_request() {
+    let server = plain();
+    let backend = "/v1/services/web/backends/a";
+    for (line, body) in [
+        (format!("PUT {backend}?plan=true"), r#"{"weight": 3}"#),
+        (format!("DELETE {backend}?now=true&plan"), ""),
+        (format!("POST {backend}/drain?plan=true"), ""),
+        (format!("POST {backend}/maintenance?plan=true"), ""),
+        (format!("POST {backend}/enable?plan=true"), ""),
+    ] {
+        let answer = server.ask(&line, "", body).await;
+        assert_eq!((answer.status, &answer.json()["slots"]), (200, &65_537.into()), "{line}");
+    }
+    let done = server.ask(&format!("POST {backend}/drain?plan=false"), "", "").await;
+    assert!(done.json()["slots"].is_null() && done.json()["message"].is_string());
+    let absent = server.ask("POST /v1/services/web/backends/x/drain?plan", "", "").await;
+    assert_eq!((absent.status, absent.code().as_str()), (404, "no_backend"));
+    let wrong = server.ask(&format!("POST {backend}/drain?plna=true"), "", "").await;
+    assert_eq!(wrong.status, 422);
+    let message = wrong.json()["error"]["message"].to_string();
+    assert!(message.contains("plan=true") && message.contains("plna"), "{message}");
+}
+
+#[tokio::test]
 async fn conditions_are_honoured() {
     let server = plain();
     let put = async |backend: &str, headers: &str| {

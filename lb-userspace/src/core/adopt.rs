@@ -14,15 +14,16 @@ use super::{
     changes::{Admin, Desired},
     places::{Place, Places, buckets_for},
     ring::Ring,
-    saved::{Saved, SavedService},
+    saved::{Saved, SavedBackend, SavedService},
     service::{self, Service},
+    slow_start::SlowStart,
 };
 use crate::config::{Limits, Name, Service as Spec};
 
 impl Core {
-    /// Takes over what `saved` says and the tables confirm; the rest is cleared away. Tables of
-    /// other sizes than ours (`limits`) are not ours: then ours are filled from them, with the
-    /// same numbers and slots, so that the records of flows can be copied as they are.
+    /// Takes over what `saved` says and the tables confirm; the rest is cleared away. If the
+    /// tables are not ours to go on with, ours are filled from them, with the same numbers and
+    /// slots, so that the records of flows can be copied as they are.
     pub(super) fn adopt(
         &mut self,
         saved: &Saved,
@@ -35,7 +36,7 @@ impl Core {
             let (_, life) = entry(live.tables, number);
             self.lives.insert(number, life.number());
         }
-        let same_tables = live.limits == limits;
+        let same_tables = live.ours;
         for spec in &config.services {
             if let Some(saved) = saved.services.get(&spec.name) {
                 self.adopt_service(spec, saved, live, now);
@@ -46,6 +47,9 @@ impl Core {
         }
         if same_tables {
             self.clear_strays(live.tables, limits);
+        }
+        if saved.machine_suspected {
+            self.adopt_suspicion();
         }
         Ok(())
     }
@@ -110,7 +114,7 @@ impl Core {
             let table = entry(tables, saved.number);
             let same = desired.get(name).filter(|d| !gone && d.backend.address == saved.address);
             if let Some(desired) = same {
-                let backend = Backend::adopt(desired.clone(), saved, table, &spec.health);
+                let backend = resumed(desired.clone(), saved, table, spec, now);
                 backends.insert(name.clone(), backend);
             } else {
                 // Removed by now; it drains like any other.
@@ -120,7 +124,7 @@ impl Core {
                     weight: 0,
                 };
                 let desired = Desired { backend, admin: Admin::Drain };
-                let mut backend = Backend::adopt(desired, saved, table, &spec.health);
+                let mut backend = resumed(desired, saved, table, spec, now);
                 backend.state = BackendState::Draining;
                 backend.drains_since = Some(now.monotonic);
                 leaving.insert(saved.number, backend);
@@ -135,11 +139,29 @@ impl Core {
             ring: Ring::adopt(span, slots, now.monotonic),
             backends,
             leaving,
+            touched: true,
             stale: true,
+            panic: None,
             warm_until: None,
         };
         self.services.insert(spec.name.clone(), service);
     }
+}
+
+/// A backend as it was saved, and as its service's configuration wants it now.
+fn resumed(
+    desired: Desired,
+    saved: &SavedBackend,
+    table: (Option<[u64; 2]>, Life),
+    spec: &Spec,
+    now: Now,
+) -> Backend {
+    let mut backend = Backend::adopt(desired, saved, table, &spec.health, now);
+    backend.slow_start = saved
+        .slow_start_ends
+        .filter(|_| backend.state.serves())
+        .and_then(|ends| SlowStart::resume(spec.slow_start, ends, now));
+    backend
 }
 
 /// The words of a backend's entry, if it is open, and its life.

@@ -86,7 +86,9 @@ impl Core {
             ring: Ring::new(span),
             backends: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            touched: true,
             stale: true,
+            panic: None,
             warm_until: Some(now.monotonic + service::warm_up(&spec.health)),
         };
         // Slots first: whoever finds the service finds its ring.
@@ -135,6 +137,7 @@ impl Core {
         if let Some(running) = self.services.get_mut(&spec.name) {
             running.spec = spec.clone();
             running.meta = meta;
+            running.touched = true;
             if spec.health.kind == CheckKind::None {
                 // Nothing will ever bring those back that are down.
                 running.backends.values_mut().for_each(|b| b.health = Checks::Up);
@@ -266,8 +269,7 @@ impl Core {
         let (old, new) = (backend.spec.weight, desired.backend.weight);
         backend.spec = desired.backend;
         backend.admin = desired.admin;
-        let serves = matches!(backend.state, BackendState::Up | BackendState::Suspect);
-        service.stale |= serves && old != new;
+        service.touched = true;
         if old != new {
             self.changed_event(id, format!("weight {old} to {new}"));
         }
@@ -278,7 +280,7 @@ impl Core {
     fn retire(&mut self, id: &BackendId, now: Now) {
         let Some(service) = self.services.get_mut(&id.service) else { return };
         let Some(mut backend) = service.backends.remove(&id.backend) else { return };
-        service.stale = true;
+        (service.stale, service.touched) = (true, true);
         self.actions.push(Action::Targets);
         self.unsaved = Unsaved::Places;
         if !backend.life.lives() {
@@ -287,6 +289,8 @@ impl Core {
         }
         backend.state = BackendState::Draining;
         backend.drains_since = Some(now.monotonic);
+        backend.drain_told = None;
+        backend.kept = None;
         backend.life = backend.next_life();
         let (number, life) = (backend.number, backend.life);
         service.leaving.insert(number, backend);

@@ -5,10 +5,13 @@ use std::time::{Duration, SystemTime};
 use lb_common::layout::Life;
 
 use super::{
-    BackendState,
+    BackendState, Now,
     changes::{Admin, Desired},
     health::Health,
     saved::{SavedBackend, SavedHealth},
+    settle::Kept,
+    slow_start::{STEPS, SlowStart},
+    suspicion::Trouble,
 };
 use crate::config::{Backend as Spec, CheckKind, HealthCheck};
 
@@ -27,10 +30,20 @@ pub(super) struct Backend {
     pub(super) drains_since: Option<Duration>,
     /// Its flows that the last sweep found recorded.
     pub(super) tracked: u32,
+    /// How many flows were left when an event last told of its drain.
+    pub(super) drain_told: Option<u32>,
     /// What its checks say.
     pub(super) health: Health,
     /// What the last failed check said.
     pub(super) failure: String,
+    /// Whether it has ever served.
+    pub(super) proven: bool,
+    /// Since when it has been failing.
+    pub(super) trouble: Trouble,
+    /// Why it serves although it fails, if so.
+    pub(super) kept: Option<Kept>,
+    /// How far its slow start has come.
+    pub(super) slow_start: Option<SlowStart>,
     /// The two words of its table entry as last written; none while there is no way to it.
     pub(super) written: Option<[u64; 2]>,
     /// Why there is no way to it at the moment, if so.
@@ -41,6 +54,8 @@ pub(super) struct Backend {
     pub(super) reason: String,
     /// Slots it owns.
     pub(super) slots: u32,
+    /// The weight with which the ring was last built.
+    pub(super) given_weight: u16,
 }
 
 impl Backend {
@@ -53,14 +68,20 @@ impl Backend {
             life: Life::new(life, false, false),
             drains_since: None,
             tracked: 0,
+            drain_told: None,
             health: Health::Unchecked,
             failure: String::new(),
+            proven: false,
+            trouble: Trouble::None,
+            kept: None,
+            slow_start: None,
             written: None,
             no_way: None,
             state: BackendState::Down,
             since: now,
             reason: "not checked yet".to_owned(),
             slots: 0,
+            given_weight: 0,
         }
     }
 
@@ -70,6 +91,7 @@ impl Backend {
         saved: &SavedBackend,
         (written, life): (Option<[u64; 2]>, Life),
         check: &HealthCheck,
+        now: Now,
     ) -> Self {
         let health = match saved.health {
             SavedHealth::Unchecked => Health::Unchecked,
@@ -81,8 +103,19 @@ impl Backend {
         backend.health = health;
         backend.failure.clone_from(&saved.reason);
         backend.written = written;
+        backend.proven = saved.proven || saved.health == SavedHealth::Up;
+        backend.trouble = match (saved.health, saved.kept) {
+            // That a machine was suspected is forgotten unless it was saved as well.
+            (SavedHealth::Down, true) => Trouble::Since(now.monotonic),
+            (SavedHealth::Down, false) => Trouble::Believed,
+            (SavedHealth::Up | SavedHealth::Unchecked, _) => Trouble::None,
+        };
         let (state, reason) = backend.assess(check);
         (backend.state, backend.reason) = (state, reason);
+        if state == BackendState::Draining {
+            backend.drains_since = Some(now.monotonic);
+            backend.reason = backend.drain_progress();
+        }
         backend
     }
 
@@ -97,6 +130,9 @@ impl Backend {
             },
             since: self.since,
             reason: self.failure.clone(),
+            proven: self.proven,
+            kept: self.kept == Some(Kept::Machine),
+            slow_start_ends: self.slow_start.map(|start| start.ends_at),
         }
     }
 
@@ -105,15 +141,44 @@ impl Backend {
     pub(super) fn ring_weight(&self) -> u16 {
         match self.state {
             BackendState::Up => self.spec.weight * 2,
+            BackendState::Suspect | BackendState::Down
+                if self.kept.is_some() && self.is_wanted() =>
+            {
+                self.spec.weight * 2
+            }
             BackendState::Suspect => self.spec.weight,
             BackendState::Down | BackendState::Draining | BackendState::Maintenance => 0,
         }
     }
 
+    /// Whether an operator wants it to take new flows.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.admin == Admin::Serve && self.spec.weight > 0
+    }
+
+    /// Whether it is suspect or down.
+    pub(super) fn is_failing(&self) -> bool {
+        matches!(self.state, BackendState::Suspect | BackendState::Down)
+    }
+
+    /// Takes note of when it began to fail, if it served before.
+    pub(super) fn note_trouble(&mut self, check: &HealthCheck, began: Duration) {
+        self.proven |= self.state.serves() || self.state == BackendState::Draining;
+        let checks_fail = matches!(self.health, Health::Suspect { .. } | Health::Down { .. });
+        let fails = self.proven && (checks_fail || self.is_cut_off(check));
+        self.trouble = match self.trouble {
+            _ if !fails => Trouble::None,
+            // What fails while an operator works on it says nothing about this machine.
+            Trouble::None if self.admin == Admin::Maintenance => Trouble::Believed,
+            Trouble::None => Trouble::Since(began),
+            known => known,
+        };
+    }
+
     /// The life that follows from its state: a death ends all records of the life before.
     pub(super) fn next_life(&self) -> Life {
         let lives =
-            matches!(self.state, BackendState::Up | BackendState::Suspect | BackendState::Draining);
+            self.state.serves() || self.state == BackendState::Draining || self.kept.is_some();
         let dies = self.life.lives() && !lives;
         let number = self.life.number().wrapping_add(u16::from(dies));
         Life::new(number, lives, self.ring_weight() > 0)
@@ -146,13 +211,20 @@ impl Backend {
             Health::Up if check.kind == CheckKind::None => {
                 (BackendState::Up, "not checked".to_owned())
             }
-            Health::Up => (BackendState::Up, "checks pass".to_owned()),
+            Health::Up => (BackendState::Up, self.progress()),
         }
     }
 
     /// Whether it drains and is not done yet.
     pub(super) fn drains(&self) -> bool {
         self.drains_since.is_some()
+    }
+
+    fn progress(&self) -> String {
+        match &self.slow_start {
+            Some(start) => format!("checks pass; slow start, step {} of {STEPS}", start.step),
+            None => "checks pass".to_owned(),
+        }
     }
 
     fn drain_progress(&self) -> String {

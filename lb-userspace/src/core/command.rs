@@ -30,8 +30,21 @@ pub enum Command {
     Drain(BackendId),
     /// Takes a backend out until it is enabled again.
     Maintenance(BackendId),
-    /// Ends maintenance.
+    /// Ends maintenance or drain.
     Enable(BackendId),
+}
+
+impl Command {
+    /// The backend that it is about.
+    pub fn id(&self) -> &BackendId {
+        match self {
+            Self::Put { id, .. }
+            | Self::Remove { id, .. }
+            | Self::Drain(id)
+            | Self::Maintenance(id)
+            | Self::Enable(id) => id,
+        }
+    }
 }
 
 /// Whether the backend of a [`Command::Put`] must exist.

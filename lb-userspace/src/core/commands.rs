@@ -18,13 +18,29 @@ impl Core {
     ///
     /// [`CommandError`]; nothing has changed then.
     pub fn command(&mut self, command: Command, now: Now) -> Result<String, CommandError> {
-        match command {
+        let service = command.id().service.clone();
+        let served = self.serves(&service);
+        let done = match command {
             Command::Put { id, change, expect } => self.put(&id, &change, expect, now),
             Command::Remove { id, now: at_once } => self.remove(&id, at_once, now),
             Command::Drain(id) => self.administer(&id, Admin::Drain, now),
             Command::Maintenance(id) => self.administer(&id, Admin::Maintenance, now),
             Command::Enable(id) => self.administer(&id, Admin::Serve, now),
+        }?;
+        if served && !self.serves(&service) {
+            // Allowed, and worth a word.
+            return Ok(format!(
+                "{done}; it was the last one: {service} has no backend for new flows now"
+            ));
         }
+        Ok(done)
+    }
+
+    /// Whether a service has a backend for new flows.
+    fn serves(&self, service: &Name) -> bool {
+        self.services.get(service).is_some_and(|service| {
+            service.backends.values().any(|backend| backend.ring_weight() > 0)
+        })
     }
 
     fn put(

@@ -58,6 +58,43 @@ pub enum EventKind {
         /// Slots of the ring that it gained or lost.
         slots_moved: u32,
     },
+    /// So many servers began to fail within one check interval that this machine is the likelier
+    /// fault: the tables stay as they were.
+    MachineSuspected {
+        /// Servers that fail.
+        failing: u32,
+        /// Servers that served until then.
+        servers: u32,
+    },
+    /// This machine is no longer suspected; backends that fail are taken out as usual.
+    MachineTrusted {
+        /// Why.
+        why: String,
+    },
+    /// So few of a service's backends are healthy that flows are spread over all of them.
+    Panic {
+        /// The service.
+        service: Name,
+        /// Backends that are healthy.
+        healthy: u32,
+        /// Backends that served before and are wanted.
+        of: u32,
+    },
+    /// Enough of a service's backends are healthy again: the others are taken out.
+    PanicOver {
+        /// The service.
+        service: Name,
+    },
+    /// A draining backend's slots have moved on, and so many of its old flows are left: told then,
+    /// and again whenever half of them have gone.
+    Draining {
+        /// Its service.
+        service: Name,
+        /// Its name.
+        backend: Name,
+        /// Old flows that are left.
+        tracked_flows: u32,
+    },
     /// A draining backend has no flow left.
     Drained {
         /// Its service.
@@ -100,6 +137,13 @@ pub enum EventKind {
         /// The first fault, and how many there are.
         reason: String,
     },
+    /// What a restart needs cannot be written; all else goes on, and it is tried again.
+    StateNotKept {
+        /// Why.
+        reason: String,
+    },
+    /// It is written again.
+    StateKept,
     /// The daemon stops; packets go on.
     Stopped,
 }

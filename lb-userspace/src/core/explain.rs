@@ -16,6 +16,9 @@ pub struct ExplainRequest {
     pub source: SocketAddr,
     /// The VIP and port.
     pub destination: SocketAddr,
+    /// Whether the packet opens the flow (a SYN) or is a later one. UDP knows no difference.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opening: bool,
 }
 
 /// Where a packet of that flow goes, and why.

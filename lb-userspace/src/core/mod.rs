@@ -20,11 +20,15 @@ pub mod health;
 pub mod input;
 pub mod maglev;
 pub mod places;
+mod plan;
 mod report;
 pub mod ring;
 pub mod saved;
 mod service;
+mod settle;
+mod slow_start;
 pub mod status;
+mod suspicion;
 pub mod sweep;
 #[cfg(test)]
 mod tests;
@@ -33,13 +37,14 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use lb_common::{layout::BackendEntry, steer::Tables};
 
 pub use self::{
-    action::*, command::*, event::*, explain::*, input::*, report::CheckTarget, status::*,
+    action::*, command::*, event::*, explain::*, input::*, plan::*, report::CheckTarget, status::*,
 };
 use self::{
     allocation::{Numbers, Spans},
@@ -47,8 +52,11 @@ use self::{
     changes::Changes,
     health::Health as Checks,
     places::Places,
+    ring::Recorded,
     saved::Saved,
     service::Service,
+    slow_start::SlowStart,
+    suspicion::{Fall, Suspicion},
 };
 use crate::config::{Config, Limits, Name};
 
@@ -67,6 +75,12 @@ pub struct Core {
     lives: HashMap<u16, u16>,
     /// Half-open and confirmed records that the last sweep left.
     recorded_flows: (u64, u64),
+    /// The same by slot and backend.
+    recorded: Arc<Recorded>,
+    /// Whether this machine may be the one at fault.
+    suspicion: Option<Suspicion>,
+    /// The last backend that went down since the suspicion was weighed.
+    fallen: Option<Fall>,
     /// The latest time that an input brought.
     now: Duration,
     /// What operators should know, until the next reload.
@@ -86,11 +100,15 @@ pub struct Live<'t> {
     pub tables: &'t dyn Tables,
     /// Their sizes.
     pub limits: Limits,
+    /// Whether they are the ones to go on with; else others are filled from them.
+    pub ours: bool,
 }
 
 impl fmt::Debug for Live<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("limits", &self.limits).finish_non_exhaustive()
+        let Self { limits, ours, tables: _ } = self;
+        let mut shown = f.debug_struct("Live");
+        shown.field("limits", limits).field("ours", ours).finish_non_exhaustive()
     }
 }
 
@@ -119,7 +137,7 @@ impl Core {
     /// The controller of a configuration. `limits` are the sizes of the tables as they are, which
     /// may differ from those that the configuration wants at the next start. `live` are the
     /// tables of an earlier run, if `saved` describes such: these very tables, or others of other
-    /// sizes, from which these are filled.
+    /// sizes or another layout, from which these are filled.
     ///
     /// # Errors
     ///
@@ -141,6 +159,9 @@ impl Core {
             spans: Spans::new(limits.ring_slots),
             lives: HashMap::new(),
             recorded_flows: (0, 0),
+            recorded: Arc::default(),
+            suspicion: None,
+            fallen: None,
             now: now.monotonic,
             notices: Vec::new(),
             actions: vec![Action::Targets],
@@ -156,14 +177,18 @@ impl Core {
         Ok(core)
     }
 
-    /// Time has gone by: new services that have waited long enough begin.
+    /// Time has gone by: new services that have waited long enough begin, slow starts go on.
     pub fn tick(&mut self, now: Now) {
         self.now = now.monotonic;
+        for service in self.services.values_mut() {
+            service.proceed_slow_starts(now.monotonic);
+        }
     }
 
     /// A health check has ended.
     pub fn health(&mut self, report: &HealthReport, now: Now) {
         self.now = now.monotonic;
+        self.reaches_someone(report);
         let Some(service) = self.services.get_mut(&report.id.service) else { return };
         let check = &service.spec.health;
         let Some(backend) = service.backends.get_mut(&report.id.backend) else { return };
@@ -231,6 +256,7 @@ impl Core {
 
     /// Rebuilds every stale ring and tells of the changes of state that made it so.
     fn rebuild_rings(&mut self) {
+        self.settle();
         let mut moved = HashMap::new();
         let now = self.now;
         for service in self.services.values_mut() {
@@ -265,6 +291,7 @@ impl Core {
                 if writes.is_empty() {
                     None
                 } else {
+                    service.touched = true;
                     backend.written = Some(words);
                     self.actions.extend(writes.into_iter().map(Action::Write));
                     Some(describe(hop))
@@ -290,25 +317,32 @@ impl Core {
         let Some(service) = self.services.get_mut(&id.service) else { return };
         let Some(backend) = service.backends.get_mut(&id.backend) else { return };
         self.now = now.monotonic;
-        let weight = backend.ring_weight();
-        let (state, reason) = backend.assess(&service.spec.health);
+        let check = &service.spec.health;
+        let (state, _) = backend.assess(check);
         let from = std::mem::replace(&mut backend.state, state);
-        backend.reason.clone_from(&reason);
-        let life = backend.next_life();
-        if life != backend.life {
-            backend.life = life;
-            self.lives.insert(backend.number, life.number());
-            // Before its slots change hands: a dead backend has no flows to remember.
-            self.actions.push(Action::Write(Write::Life(backend.number, life)));
+        let trouble = backend.trouble;
+        backend.note_trouble(check, cause.map_or(now, |cause| cause.began).monotonic);
+        service.touched |= state != from || backend.trouble != trouble;
+        if state != from {
+            backend.since = now.wall;
+            backend.drains_since = (state == BackendState::Draining).then_some(now.monotonic);
+            backend.drain_told = None;
+            if from.serves() && state == BackendState::Down && backend.is_wanted() {
+                self.fallen = Fall::of(backend, check).or(self.fallen);
+            }
+            let begins = state.serves() && !from.serves() && backend.kept.is_none();
+            backend.slow_start = match backend.slow_start {
+                _ if begins && service.warm_until.is_none() => {
+                    SlowStart::begin(service.spec.slow_start, now)
+                }
+                start => start.filter(|_| state.serves()),
+            };
         }
-        service.stale |= backend.ring_weight() != weight;
+        let reason = backend.assess(check).1;
+        backend.reason.clone_from(&reason);
         if state == from {
             return;
         }
-        backend.since = now.wall;
-        backend.drains_since = (state == BackendState::Draining).then_some(now.monotonic);
-        // Slots that move from a backend that died have nothing to remember any more.
-        service.stale |= !life.lives();
         self.unsaved = self.unsaved.max(Unsaved::States);
         self.pending.push(Pending { id: id.clone(), from, to: state, reason, cause });
     }

@@ -8,9 +8,11 @@ use std::{
 use lb_common::slot::Prior;
 
 use super::{
-    BackendId, BackendStatus, Checks, Core, PacketStatus, ServiceStatus, Status,
+    BackendId, BackendStatus, Checks, Core, LeavingStatus, PacketStatus, ServiceStatus, Status,
+    backend::Backend,
     saved::{Saved, SavedService},
     service::Service,
+    settle::Kept,
 };
 use crate::config::{HealthCheck, Name, Protocol};
 
@@ -61,7 +63,8 @@ impl Core {
     /// What to keep across restarts.
     pub fn saved(&self) -> Saved {
         let services = self.services.iter().map(|(n, s)| (n.clone(), saved_service(s))).collect();
-        Saved { changes: self.changes.clone(), services }
+        let machine_suspected = self.machine_suspected();
+        Saved { changes: self.changes.clone(), services, machine_suspected }
     }
 
     /// The whole state; traffic figures and interfaces are left for the daemon to fill in.
@@ -70,6 +73,7 @@ impl Core {
             node: self.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interfaces: Vec::new(),
+            machine_suspected: self.machine_suspected(),
             services: self.services.values().map(service_status).collect(),
             notices: self.notices.clone(),
             packets: PacketStatus::default(),
@@ -147,6 +151,16 @@ fn saved_service(service: &Service) -> SavedService {
     }
 }
 
+/// Why a backend is in its state, and why it serves all the same, if so.
+fn reason(backend: &Backend) -> String {
+    let serves = match backend.kept {
+        None => return backend.reason.clone(),
+        Some(Kept::Machine) => "this machine is suspected",
+        Some(Kept::Panic) => "the service panics",
+    };
+    format!("{}; serves all the same: {serves}", backend.reason)
+}
+
 fn service_status(service: &Service) -> ServiceStatus {
     ServiceStatus {
         name: service.spec.name.clone(),
@@ -158,6 +172,16 @@ fn service_status(service: &Service) -> ServiceStatus {
         health: service.light(),
         packets: 0,
         bytes: 0,
+        panic: service.panic.is_some(),
+        leaving: service
+            .leaving
+            .values()
+            .map(|backend| LeavingStatus {
+                name: backend.spec.name.clone(),
+                address: backend.spec.address,
+                tracked_flows: backend.tracked.into(),
+            })
+            .collect(),
         backends: service
             .backends
             .values()
@@ -168,7 +192,7 @@ fn service_status(service: &Service) -> ServiceStatus {
                 weight: backend.spec.weight,
                 state: backend.state,
                 since: backend.since,
-                reason: backend.reason.clone(),
+                reason: reason(backend),
                 slots: backend.slots,
                 packets: 0,
                 bytes: 0,

@@ -15,6 +15,9 @@ pub struct Saved {
     pub changes: Changes,
     /// Services and their places.
     pub services: BTreeMap<Name, SavedService>,
+    /// Whether the machine was suspected.
+    #[serde(default)]
+    pub machine_suspected: bool,
 }
 
 /// A service's places.
@@ -61,6 +64,15 @@ pub struct SavedBackend {
     pub since: SystemTime,
     /// Why it is in its state.
     pub reason: String,
+    /// Whether it has ever served.
+    #[serde(default)]
+    pub proven: bool,
+    /// Whether it keeps its place although it fails, since the machine is suspected.
+    #[serde(default)]
+    pub kept: bool,
+    /// When its slow start ends, in milliseconds since 1970.
+    #[serde(default, with = "unix_millis::optional")]
+    pub slow_start_ends: Option<SystemTime>,
 }
 
 /// What a backend's checks said.

@@ -10,6 +10,7 @@ use super::{
     maglev::{self, Candidate},
     places::Place,
     ring::{Changed, Ring},
+    settle::Panic,
 };
 use crate::config::{Algorithm, HealthCheck, Name, OnEmpty, Protocol, Service as Spec};
 
@@ -32,8 +33,12 @@ pub(super) struct Service {
     pub(super) backends: BTreeMap<Name, Backend>,
     /// Backends that are no longer wanted and drain before they go, by their numbers.
     pub(super) leaving: BTreeMap<u16, Backend>,
+    /// Whether something changed from which more may follow: see [`super::settle`].
+    pub(super) touched: bool,
     /// Whether the ring may no longer be what the backends' states ask for.
     pub(super) stale: bool,
+    /// Whether so few backends are healthy that all of them serve.
+    pub(super) panic: Option<Panic>,
     /// Until when a new service waits for its backends. Were the first to answer given every
     /// slot, all the slots of the others would be moving for an idle time-out.
     pub(super) warm_until: Option<Duration>,
@@ -95,12 +100,19 @@ impl Service {
                 number: backend.number,
             })
             .collect();
-        let owners = maglev::build(&candidates, self.ring.span().length);
+        let mut owners = maglev::build(&candidates, self.ring.span().length);
+        self.hold_back(&mut owners, &candidates);
+        self.backends.values_mut().for_each(|b| b.given_weight = b.ring_weight());
         let everyone = || self.backends.values().chain(self.leaving.values());
         let alive: Vec<u16> = everyone().filter(|b| b.life.lives()).map(|b| b.number).collect();
         let changed = self.ring.give(&owners, |number| alive.contains(&number), now);
         self.count_slots();
         changed
+    }
+
+    /// The backend of this number, also one that is leaving.
+    pub(super) fn known(&self, number: u16) -> Option<&Backend> {
+        self.backends.values().chain(self.leaving.values()).find(|b| b.number == number)
     }
 
     fn count_slots(&mut self) {

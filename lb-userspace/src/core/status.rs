@@ -20,6 +20,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// All services, in the order of their names.
     pub services: Vec<ServiceStatus>,
+    /// Whether so many backends failed together that this machine is the likelier fault.
+    #[serde(default)]
+    pub machine_suspected: bool,
     /// Runtime changes that an edited configuration has overruled or that wait for something.
     pub notices: Vec<String>,
     /// What the data plane did with packets.
@@ -81,8 +84,25 @@ pub struct ServiceStatus {
     pub packets: u64,
     /// Forwarded bytes.
     pub bytes: u64,
+    /// Whether so few backends are healthy that flows go to all of them.
+    #[serde(default)]
+    pub panic: bool,
     /// Its backends, in the order of their names.
     pub backends: Vec<BackendStatus>,
+    /// Backends that were removed and go when their old flows have ended.
+    #[serde(default)]
+    pub leaving: Vec<LeavingStatus>,
+}
+
+/// A backend that was removed and drains before it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeavingStatus {
+    /// Its name, which another may have by now.
+    pub name: Name,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its recorded flows.
+    pub tracked_flows: u64,
 }
 
 /// What a backend is.
@@ -99,6 +119,13 @@ pub enum BackendState {
     Draining,
     /// Taken out by an operator.
     Maintenance,
+}
+
+impl BackendState {
+    /// Whether its checks let it serve.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Up | Self::Suspect)
+    }
 }
 
 /// One backend.
@@ -154,5 +181,37 @@ pub mod unix_millis {
     /// Those of the deserializer.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SystemTime, D::Error> {
         Ok(UNIX_EPOCH + Duration::from_millis(u64::deserialize(d)?))
+    }
+
+    /// Times that may be missing.
+    pub mod optional {
+        use super::{Deserialize, Deserializer, Duration, Serializer, SystemTime, UNIX_EPOCH};
+
+        /// Writes a time, or nothing.
+        ///
+        /// # Errors
+        ///
+        /// Those of the serializer.
+        pub fn serialize<S: Serializer>(
+            time: &Option<SystemTime>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        /// Reads a time, or nothing.
+        ///
+        /// # Errors
+        ///
+        /// Those of the deserializer.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<SystemTime>, D::Error> {
+            let millis = Option::<u64>::deserialize(d)?;
+            Ok(millis.map(|millis| UNIX_EPOCH + Duration::from_millis(millis)))
+        }
     }
 }

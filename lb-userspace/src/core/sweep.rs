@@ -1,6 +1,6 @@
 //! The records of flows: which have done their work, and what follows from those that stay.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use lb_common::{
     layout::{FlowRecord, Life},
@@ -80,7 +80,7 @@ impl Core {
     }
 
     /// A sweep has ended: slots settle, drains end.
-    pub fn swept(&mut self, findings: &Findings, now: Now) {
+    pub fn swept(&mut self, findings: Findings, now: Now) {
         self.recorded_flows = (findings.half_open, findings.confirmed);
         let mut tracked: HashMap<u16, u32> = HashMap::new();
         for backends in findings.recorded.values() {
@@ -90,8 +90,9 @@ impl Core {
         }
         let names: Vec<Name> = self.services.keys().cloned().collect();
         for name in names {
-            self.sweep_service(&name, findings, &tracked, now);
+            self.sweep_service(&name, &findings, &tracked, now);
         }
+        self.recorded = Arc::new(findings.recorded);
     }
 
     fn sweep_service(
@@ -108,17 +109,31 @@ impl Core {
             self.actions.push(Action::Write(Write::Slots(slots)));
         }
         let mut drained = Vec::new();
+        let mut told = Vec::new();
         let ring = &service.ring;
         for backend in service.backends.values_mut().chain(service.leaving.values_mut()) {
             backend.tracked = tracked.get(&backend.number).copied().unwrap_or(0);
             backend.reason = backend.assess(&service.spec.health).1;
             let ends = backend.drains_since.is_some_and(|since| findings.began > since + MARGIN);
-            if ends && backend.tracked == 0 && ring.moving_from(backend.number) == 0 {
+            if !ends || ring.moving_from(backend.number) > 0 {
+                continue;
+            }
+            if backend.tracked > 0 {
+                if backend.drain_told.is_none_or(|told| backend.tracked <= told / 2) {
+                    backend.drain_told = Some(backend.tracked);
+                    told.push((backend.spec.name.clone(), backend.tracked));
+                }
+            } else {
                 backend.drains_since = None;
+                backend.reason = backend.assess(&service.spec.health).1;
                 let backend_name = backend.spec.name.clone();
                 let id = BackendId { service: name.clone(), backend: backend_name };
                 drained.push((id, backend.number));
             }
+        }
+        for (backend, tracked_flows) in told {
+            let kind = EventKind::Draining { service: name.clone(), backend, tracked_flows };
+            self.actions.push(Action::Event(kind, None));
         }
         for (id, number) in drained {
             let (service, backend) = (id.service.clone(), id.backend.clone());

@@ -57,6 +57,8 @@ pub(super) struct Daemon {
     /// What came of it.
     pub(super) interfaces: Vec<InterfaceStatus>,
     pub(super) past: Past,
+    /// Why the state is not kept at the moment, if so.
+    pub(super) unsaved: Option<String>,
     pub(super) sequence: u64,
     pub(super) stopping: bool,
     pub(super) edges: Edges,
@@ -146,10 +148,12 @@ impl Daemon {
         self.carry_out();
     }
 
-    /// Lets time go by, and starts a sweep of the records, if there is anything to sweep for and none is under way.
+    /// Lets time go by, and starts a sweep of the records, if there is anything to sweep for and
+    /// none is under way.
     fn sweep(&mut self) {
         self.core.tick(self.clock.now());
         self.carry_out();
+        self.watch_saver();
         if self.sweeping.is_some() {
             return;
         }
@@ -158,9 +162,26 @@ impl Daemon {
         self.sweeping = Some(tokio::task::spawn_blocking(move || records.sweep(&mapped, &order)));
     }
 
+    /// Tells everyone when keeping the state fails, and when it works again.
+    fn watch_saver(&mut self) {
+        let unsaved = self.edges.saver.failure();
+        if unsaved.is_some() != self.unsaved.is_some() {
+            let kind = match &unsaved {
+                Some(reason) => EventKind::StateNotKept { reason: reason.clone() },
+                None => EventKind::StateKept,
+            };
+            self.publish(kind, None);
+        }
+        if self.unsaved.is_some() {
+            // What changed meanwhile is still to be kept.
+            self.edges.saver.save_soon(&self.state());
+        }
+        self.unsaved = unsaved;
+    }
+
     fn take_findings(&mut self, findings: io::Result<Findings>) {
         match findings {
-            Ok(findings) => self.core.swept(&findings, self.clock.now()),
+            Ok(findings) => self.core.swept(findings, self.clock.now()),
             Err(error) => error!("a sweep of the recorded flows failed: {error}"),
         }
     }

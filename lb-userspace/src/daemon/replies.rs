@@ -27,6 +27,9 @@ impl Daemon {
                 self.carry_out();
                 drop(reply.send(outcome));
             }
+            Request::Plan(command, reply) => {
+                drop(reply.send(self.core.plan(command, self.clock.now())));
+            }
             Request::Reload(reply) => drop(reply.send(self.reload())),
         }
     }
@@ -34,6 +37,7 @@ impl Daemon {
     fn status(&self) -> Status {
         let mut status = self.core.status();
         status.interfaces.clone_from(&self.interfaces);
+        status.notices.extend(self.unsaved.as_deref().map(unsaved_notice));
         self.past.fill(&mut status, &self.core, &self.tables.counters);
         status
     }
@@ -102,13 +106,14 @@ impl Daemon {
         else {
             return refused(answer, Reason::Ipv6);
         };
-        let told = match self.explainer.ask(question.protocol, source, destination) {
-            Ok(told) => told,
-            Err(error) => {
-                answer.reason = error.to_string();
-                return answer;
-            }
-        };
+        let told =
+            match self.explainer.ask(question.protocol, source, destination, question.opening) {
+                Ok(told) => told,
+                Err(error) => {
+                    answer.reason = error.to_string();
+                    return answer;
+                }
+            };
         if told.reason != Answer::FORWARDED {
             let reason = Reason::ALL.get(told.reason as usize).copied();
             return refused(answer, reason.unwrap_or(Reason::BadTable));
@@ -129,6 +134,10 @@ impl Daemon {
         verdict.clone_into(&mut answer.verdict);
         answer
     }
+}
+
+fn unsaved_notice(reason: &str) -> String {
+    format!("the state is not kept, a restart would lose what changed since: {reason}")
 }
 
 fn refused(mut answer: Explanation, reason: Reason) -> Explanation {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use lb_common::layout;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -21,10 +20,10 @@ use super::{
 use crate::{
     admin::{self, Metrics},
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, Limits},
     control::{self, EventLog, Handle},
     core::{Core, EventKind, Live},
-    dataplane::{self, Attachment, Explainer, Tables, TablesId},
+    dataplane::{self, Attachment, Earlier, Explainer, Tables, TablesId, Unreadable},
     health::Checker,
     netlink::{self, Resolver},
 };
@@ -46,12 +45,9 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
             config.node.state_dir.display()
         );
     };
-    let object = match &options.object {
-        Some(path) => fs::read(path).with_context(|| format!("reading {}", path.display()))?,
-        None => dataplane::OBJECT.to_vec(),
-    };
+    let object = read_object(&options)?;
     let attachments = find_interfaces(&config).await?;
-    let state = State::load(&config.node.state_dir)?;
+    let (state, mut notices) = State::load(&config.node.state_dir)?;
     dataplane::prepare(&config.node.bpf_dir)?;
     let mut remains = Remains { bpf_dir: config.node.bpf_dir.clone(), tables: None, kept: false };
     let Some(pins) = Lock::take_pins(&config.node.bpf_dir)? else {
@@ -63,15 +59,16 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let (id, adopted) = choose_tables(&state, &config);
     remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
-    // Tables of other sizes stay as they are until these are filled from them and take over.
-    let earlier = if adopted { None } else { open_earlier(&object, &state, &config.node.bpf_dir)? };
-    let live = match (&earlier, &state.tables) {
-        (Some(earlier), Some(id)) => Some(Live { tables: &*earlier.mapped, limits: id.limits }),
-        _ => adopted.then_some(Live { tables: &*tables.mapped, limits: config.limits }),
-    };
+    // Tables that do not fit stay as they are until these are filled from them and take over.
+    let earlier =
+        if adopted { None } else { open_earlier(&state, &config.node.bpf_dir, &mut notices) };
+    let live = live_tables(earlier.as_ref(), adopted.then_some(&tables), config.limits);
     let explainer = Explainer::load(&object, &id, &config.node.bpf_dir)?;
-    let core = Core::new(config.clone(), config.limits, &state.core, live, clock.now())
+    let mut core = Core::new(config.clone(), config.limits, &state.core, live, clock.now())
         .map_err(anyhow::Error::msg)?;
+    for notice in notices {
+        core.notice(notice);
+    }
     let control = control::Server::bind(&config.control)?;
     let admin = admin::Server::bind(config.admin.listen).await?;
 
@@ -109,6 +106,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         attachments,
         interfaces: Vec::new(),
         past: Past::default(),
+        unsaved: None,
         sequence: 0,
         stopping: false,
         edges,
@@ -142,28 +140,62 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     Ok(daemon)
 }
 
-/// Attaches the program, with the records of flows that tables of other sizes hold.
-fn take_over(daemon: &mut Daemon, earlier: Option<&Tables>) -> Result<()> {
+/// The XDP program: a file's, if one is named, else the one built in.
+fn read_object(options: &Options) -> Result<Vec<u8>> {
+    match &options.object {
+        Some(path) => fs::read(path).with_context(|| format!("reading {}", path.display())),
+        None => Ok(dataplane::OBJECT.to_vec()),
+    }
+}
+
+/// Attaches the program, with the records of flows that the tables of the run before hold.
+fn take_over(daemon: &mut Daemon, earlier: Option<&Earlier>) -> Result<()> {
     copy_records(earlier, &daemon.tables)?;
     daemon.attach_all()?;
     // Once more, for the flows that were recorded until the program was swapped.
     copy_records(earlier, &daemon.tables)
 }
 
-/// The tables of the run before, if their layout is ours.
-fn open_earlier(object: &[u8], state: &State, bpf_dir: &Path) -> Result<Option<Tables>> {
-    match &state.tables {
-        Some(id) if id.layout == layout::VERSION && Tables::exist(id, bpf_dir) => {
-            Ok(Some(Tables::open(object, id, bpf_dir)?))
+/// The tables of the run before, if they can be read; if not, everyone is told.
+fn open_earlier(state: &State, bpf_dir: &Path, notices: &mut Vec<String>) -> Option<Earlier> {
+    let id = state.tables.as_ref()?;
+    match Earlier::open(id, bpf_dir) {
+        Ok(earlier) => {
+            info!(layout = id.layout, "new tables are filled from those of the run before");
+            Some(earlier)
         }
-        _ => Ok(None),
+        Err(Unreadable::Gone) => None,
+        Err(error) => {
+            let notice = format!(
+                "the tables of the run before cannot be read, so this one starts with empty ones, \
+                 and connections may have moved: {error}"
+            );
+            warn!("{notice}");
+            notices.push(notice);
+            None
+        }
     }
 }
 
+/// The tables that packets go by until the program is attached anew.
+fn live_tables<'t>(
+    earlier: Option<&'t Earlier>,
+    adopted: Option<&'t Tables>,
+    limits: Limits,
+) -> Option<Live<'t>> {
+    let fills = |earlier: &'t Earlier| Live {
+        tables: &earlier.mapped,
+        limits: earlier.limits,
+        ours: false,
+    };
+    let goes_on = |tables: &'t Tables| Live { tables: &*tables.mapped, limits, ours: true };
+    earlier.map(fills).or(adopted.map(goes_on))
+}
+
 /// Copies the records of flows into new tables.
-fn copy_records(earlier: Option<&Tables>, tables: &Tables) -> Result<()> {
+fn copy_records(earlier: Option<&Earlier>, tables: &Tables) -> Result<()> {
     if let Some(earlier) = earlier {
-        earlier.records.copy_to(&tables.records).context("copying the records of flows")?;
+        earlier.copy_records(&tables.records).context("copying the records of flows")?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
 
@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::{core::saved::Saved, dataplane::TablesId};
+
+/// Files put aside that are kept.
+const ASIDE_MAX: u32 = 8;
 
 /// The file's content.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -35,6 +38,8 @@ pub(super) struct Lock {
 #[derive(Debug)]
 pub(super) struct Saver {
     jobs: mpsc::Sender<Job>,
+    /// Why the last attempt failed, if it did.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 struct Job {
@@ -45,29 +50,43 @@ struct Job {
 // === impl State ===
 
 impl State {
-    /// Reads the state. A file that makes no sense is put aside, and everything starts anew.
-    pub(super) fn load(state_dir: &Path) -> Result<Self> {
+    /// Reads the state, with what operators should know of it. What makes no sense is put aside,
+    /// and everything starts anew.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be read cannot be put aside either.
+    pub(super) fn load(state_dir: &Path) -> Result<(Self, Vec<String>)> {
         let path = file(state_dir);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).context(format!("reading {}", path.display())),
-        };
-        match serde_json::from_str(&text) {
-            Ok(state) => Ok(state),
-            Err(error) => {
-                let aside = path.with_extension("json.bad");
-                warn!(
-                    "{} makes no sense ({error}): put aside as {}; run-time changes are lost",
-                    path.display(),
-                    aside.display()
-                );
-                fs::rename(&path, &aside)
-                    .with_context(|| format!("renaming {}", path.display()))?;
-                Ok(Self::default())
+        let why = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((Self::default(), Vec::new()));
             }
-        }
+            Err(error) => error.to_string(),
+            Ok(content) => match serde_json::from_slice(&content) {
+                Ok(state) => return Ok((state, Vec::new())),
+                Err(error) => error.to_string(),
+            },
+        };
+        let aside = free_name(&path);
+        fs::rename(&path, &aside).with_context(|| format!("renaming {}", path.display()))?;
+        let notice = format!(
+            "{} makes no sense ({why}): put aside as {}; run-time changes are lost, and \
+             connections may have moved",
+            path.display(),
+            aside.display()
+        );
+        warn!("{notice}");
+        Ok((Self::default(), vec![notice]))
     }
+}
+
+/// A name for a file put aside, which leaves those put aside before alone, up to a number.
+fn free_name(path: &Path) -> PathBuf {
+    let names = (1..ASIDE_MAX).map(|n| path.with_extension(format!("json.bad.{n}")));
+    let mut names = std::iter::once(path.with_extension("json.bad")).chain(names);
+    let free = names.find(|name| !name.exists());
+    free.unwrap_or_else(|| path.with_extension("json.bad"))
 }
 
 // === impl Lock ===
@@ -118,11 +137,18 @@ impl Saver {
     pub(super) fn start(state_dir: &Path) -> Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let path = file(state_dir);
+        let failure = Arc::default();
+        let told = Arc::clone(&failure);
         thread::Builder::new()
             .name("weir-state".to_owned())
-            .spawn(move || write_all(&path, &queue))
+            .spawn(move || write_all(&path, &queue, &told))
             .context("starting the thread that keeps the state")?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, failure })
+    }
+
+    /// Why the state is not kept at the moment, if so.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps a state soon.
@@ -146,7 +172,7 @@ impl Saver {
     }
 }
 
-fn write_all(path: &Path, queue: &mpsc::Receiver<Job>) {
+fn write_all(path: &Path, queue: &mpsc::Receiver<Job>, failure: &Mutex<Option<String>>) {
     while let Ok(first) = queue.recv() {
         let mut job = first;
         let mut waiting = Vec::new();
@@ -156,9 +182,16 @@ fn write_all(path: &Path, queue: &mpsc::Receiver<Job>) {
             job = next;
             waiting.extend(job.done.take());
         }
-        if let Err(error) = replace(path, &job.content) {
-            error!("keeping the state in {} failed: {error}", path.display());
+        let outcome = replace(path, &job.content)
+            .map_err(|error| format!("keeping the state in {} failed: {error}", path.display()));
+        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = &outcome
+            && failure.is_none()
+        {
+            error!("{error}");
         }
+        *failure = outcome.err();
+        drop(failure);
         drop(waiting);
     }
 }
@@ -187,19 +220,47 @@ mod tests {
     use crate::config::Limits;
 
     #[test]
-    fn a_state_is_read_back_and_a_broken_file_is_put_aside() {
+    fn a_state_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let limits = Limits { services: 1, backends: 2, ring_slots: 3, flows: 4 };
         let state = State { tables: Some(TablesId::new(limits, [5, 6])), core: Saved::default() };
         let saver = Saver::start(directory.path()).unwrap();
         saver.save_soon(&State::default());
         saver.save_now(&state);
-        let read = State::load(directory.path()).unwrap();
+        let (read, notices) = State::load(directory.path()).unwrap();
         assert_eq!((read.tables, read.core), (state.tables, state.core));
+        assert_eq!(notices, Vec::<String>::new());
+    }
 
-        fs::write(file(directory.path()), "{").unwrap();
-        assert!(State::load(directory.path()).unwrap().tables.is_none());
-        assert!(directory.path().join("state.json.bad").exists());
+    #[test]
+    fn what_makes_no_sense_is_put_aside_and_never_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(directory.path());
+        let bad: [&[u8]; 4] = [b"{", b"\xff\xfe", b"{\"tables\": 7}", b""];
+        for (n, content) in bad.iter().enumerate() {
+            fs::write(&path, content).unwrap();
+            let (read, notices) = State::load(directory.path()).unwrap();
+            assert!(read.tables.is_none());
+            let name = if n == 0 { "state.json.bad".into() } else { format!("state.json.bad.{n}") };
+            assert!(notices[0].contains(&name), "{notices:?}");
+            assert_eq!(fs::read(directory.path().join(name)).unwrap(), *content);
+            assert!(!path.exists());
+        }
+        fs::create_dir(&path).unwrap();
+        assert!(State::load(directory.path()).unwrap().1[0].contains("state.json.bad.4"));
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_written_is_said_and_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let saver = Saver::start(directory.path()).unwrap();
+        let obstacle = directory.path().join("state.json.new");
+        fs::create_dir(&obstacle).unwrap();
+        saver.save_now(&State::default());
+        assert!(saver.failure().unwrap().contains("state.json failed"), "{:?}", saver.failure());
+        fs::remove_dir(&obstacle).unwrap();
+        saver.save_now(&State::default());
+        assert_eq!(saver.failure(), None);
     }
 
     #[test]

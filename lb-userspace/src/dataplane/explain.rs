@@ -40,7 +40,7 @@ impl Explainer {
         Ok(Self(ebpf))
     }
 
-    /// Asks about a packet in the middle of a flow.
+    /// Asks about a packet that opens a TCP flow, or about a later one.
     ///
     /// # Errors
     ///
@@ -50,8 +50,9 @@ impl Explainer {
         protocol: Protocol,
         source: SocketAddrV4,
         destination: SocketAddrV4,
+        opening: bool,
     ) -> Result<Answer, Error> {
-        let frame = frame(protocol, source, destination);
+        let frame = frame(protocol, source, destination, opening);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         let refused = |cause: String| Error::Refused { what: "a test run".to_owned(), cause };
@@ -74,11 +75,19 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
     })
 }
 
-/// A packet in the middle of a flow: a TCP segment with ACK, or a UDP datagram.
-fn frame(protocol: Protocol, source: SocketAddrV4, destination: SocketAddrV4) -> Vec<u8> {
+/// A TCP segment with ACK, or with SYN if it is to open the flow, or a UDP datagram.
+fn frame(
+    protocol: Protocol,
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    opening: bool,
+) -> Vec<u8> {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let flags = if opening { SYN } else { ACK };
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     let transport = match protocol {
-        Protocol::Tcp => [&ports[..], &[0; 8], &[0x50, 0x10, 4, 0, 0, 0, 0, 0]].concat(),
+        Protocol::Tcp => [&ports[..], &[0; 8], &[0x50, flags, 4, 0, 0, 0, 0, 0]].concat(),
         Protocol::Udp => [&ports[..], &[0, 8, 0, 0]].concat(),
     };
     let mut frame = vec![0; 12];

@@ -12,6 +12,7 @@
 mod attach;
 pub mod batch;
 mod counters;
+mod earlier;
 mod error;
 mod explain;
 mod grace;
@@ -26,6 +27,7 @@ use lb_common::{hash::Seed, layout, steer::Parameters};
 pub use self::{
     attach::{Attached, Attachment, Undo, detach, keep_only},
     counters::{Counters, ReasonCount},
+    earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
     mapped::Mapped,

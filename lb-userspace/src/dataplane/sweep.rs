@@ -15,11 +15,16 @@ use nix::time::{ClockId, clock_gettime};
 use super::{TablesId, batch::HashTable, error::Error, mapped::Mapped};
 use crate::core::sweep::{Findings, Order, is_done};
 
+/// A [`FlowKey`] as words.
+pub(super) type Key = [u32; size_of::<FlowKey>() / size_of::<u32>()];
+/// A [`FlowRecord`] as words.
+pub(super) type Value = [u32; size_of::<FlowRecord>() / size_of::<u32>()];
+
 /// The two tables of records.
 #[derive(Debug)]
 pub struct Records {
-    half_open: HashTable<[u32; 6], [u32; 4]>,
-    confirmed: HashTable<[u32; 6], [u32; 4]>,
+    half_open: HashTable<Key, Value>,
+    confirmed: HashTable<Key, Value>,
 }
 
 impl Records {
@@ -70,26 +75,23 @@ impl Records {
         Ok((self.half_open.for_each(|_, _| {})?, self.confirmed.for_each(|_, _| {})?))
     }
 
-    /// All confirmed and half-open records, to fill other tables from.
+    /// Adds records of another pair of tables, and returns how many.
     ///
     /// # Errors
     ///
     /// The kernel's word.
-    pub fn copy_to(&self, other: &Self) -> io::Result<u64> {
-        let mut copied = 0;
-        for (from, to) in [(&self.half_open, &other.half_open), (&self.confirmed, &other.confirmed)]
-        {
-            let mut entries = Vec::new();
-            from.for_each(|key, value| entries.push((*key, *value)))?;
-            copied += to.insert(&entries)?;
-        }
-        Ok(copied)
+    pub(super) fn insert(
+        &self,
+        half_open: &[(Key, Value)],
+        confirmed: &[(Key, Value)],
+    ) -> io::Result<u64> {
+        Ok(self.half_open.insert(half_open)? + self.confirmed.insert(confirmed)?)
     }
 }
 
 /// Drops the records of one table that are done, counts the others; returns how many stay.
 fn sweep_table(
-    table: &HashTable<[u32; 6], [u32; 4]>,
+    table: &HashTable<Key, Value>,
     mapped: &Mapped,
     order: &Order,
     findings: &mut Findings,

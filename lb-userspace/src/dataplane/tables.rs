@@ -51,21 +51,8 @@ impl Tables {
             .map_err(Error::io(format!("making {}", directory.display())))?;
         // Loading the object makes and pins the maps; the programs come with each attachment.
         let _ebpf = load(object, id, bpf_dir, Ingress::NONE)?;
-        check(&directory, id.limits)?;
-        let entries = |name| entries(name, id.limits);
-        let mapped = Mapped::new(
-            Pages::new(
-                pinned(&directory, "SERVICES")?.fd().as_fd(),
-                entries("SERVICES"),
-                "SERVICES",
-            )?,
-            Pages::new(pinned(&directory, "RING")?.fd().as_fd(), entries("RING"), "RING")?,
-            Pages::new(
-                pinned(&directory, "BACKENDS")?.fd().as_fd(),
-                entries("BACKENDS"),
-                "BACKENDS",
-            )?,
-        );
+        check(&directory, id.limits, &MAPS)?;
+        let mapped = map_arrays(&directory, id.limits)?;
         let counters = Counters::new(
             pinned(&directory, "BACKEND_COUNTERS")?,
             pinned(&directory, "REASON_COUNTERS")?,
@@ -76,7 +63,7 @@ impl Tables {
 
     /// Whether the tables of an id are all there, with their sizes.
     pub fn exist(id: &TablesId, bpf_dir: &Path) -> bool {
-        check(&id.directory(bpf_dir), id.limits).is_ok()
+        check(&id.directory(bpf_dir), id.limits, &MAPS).is_ok()
     }
 
     /// Removes the tables of a start that failed, and what else it made: links' directory and
@@ -111,6 +98,22 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// Maps the tables that steering reads, which are arrays of the same sizes in every layout.
+///
+/// # Errors
+///
+/// [`Error`] if they are not there, or have other sizes.
+pub(super) fn map_arrays(directory: &Path, limits: Limits) -> Result<Mapped, Error> {
+    check(directory, limits, &[("SERVICES", 64), ("RING", 64), ("BACKENDS", 64)])?;
+    let map = |name| pinned(directory, name);
+    let size = |name| entries(name, limits);
+    Ok(Mapped::new(
+        Pages::new(map("SERVICES")?.fd().as_fd(), size("SERVICES"), "SERVICES")?,
+        Pages::new(map("RING")?.fd().as_fd(), size("RING"), "RING")?,
+        Pages::new(map("BACKENDS")?.fd().as_fd(), size("BACKENDS"), "BACKENDS")?,
+    ))
 }
 
 /// Makes the directory for everything that is pinned.
@@ -184,8 +187,8 @@ fn entries(name: &str, limits: Limits) -> u32 {
 }
 
 /// aya takes a pinned map of other sizes without a word, so they are compared here.
-fn check(directory: &Path, limits: Limits) -> Result<(), Error> {
-    for (name, size) in MAPS {
+fn check(directory: &Path, limits: Limits, maps: &[(&str, u32)]) -> Result<(), Error> {
+    for &(name, size) in maps {
         let info = MapInfo::from_pin(directory.join(name))
             .map_err(|error| Error::from_load(name, &error))?;
         let (found, wanted) =

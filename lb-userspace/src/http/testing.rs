@@ -13,7 +13,7 @@ use crate::{
     control::{EventLog, Handle, Request},
     core::{
         BackendId, BackendState, BackendStatus, Command, CommandError, Event, EventKind, Expect,
-        Explanation, Health, InterfaceStatus, PacketStatus, ServiceStatus, Status,
+        Explanation, Health, InterfaceStatus, PacketStatus, Plan, ServiceStatus, Status,
     },
 };
 
@@ -47,6 +47,7 @@ fn answer(request: Request) {
     match request {
         Request::Status(to) => drop(to.send(status())),
         Request::Command(command, to) => drop(to.send(carry_out(&command))),
+        Request::Plan(command, to) => drop(to.send(plan(&command))),
         Request::Explain(question, to) => drop(to.send(Explanation {
             service: Some(name("web")),
             backend: Some(name("a")),
@@ -77,6 +78,19 @@ fn carry_out(command: &Command) -> Result<String, CommandError> {
     }
 }
 
+fn plan(command: &Command) -> Result<Plan, CommandError> {
+    Ok(Plan {
+        message: carry_out(command)?,
+        service: name("web"),
+        slots: 65_537,
+        slots_moved: 0,
+        recorded_flows: 0,
+        moves: Vec::new(),
+        breaks: Vec::new(),
+        notes: Vec::new(),
+    })
+}
+
 pub(crate) fn event(sequence: u64) -> Event {
     let kind = EventKind::Started { adopted: false };
     Event { sequence, time: SystemTime::UNIX_EPOCH, kind, phases: None }
@@ -101,11 +115,14 @@ pub(crate) fn status() -> Status {
             health: Health::Yellow,
             packets: 70,
             bytes: 7000,
+            panic: false,
+            leaving: Vec::new(),
             backends: vec![
                 backend("a", BackendState::Up, 65537),
                 backend("b", BackendState::Down, 0),
             ],
         }],
+        machine_suspected: false,
         notices: Vec::new(),
         packets: PacketStatus {
             tx: 60,

@@ -116,6 +116,9 @@ fn values_of_a_service() {
     let ring = |found: u32, nearest: u32| {
         format!("7:8: ring: found {found}, expected a prime number; the nearest is {nearest}")
     };
+    let share = |found: &str| {
+        format!("7:19: panic_threshold: found {found}, expected a number from 0 to 1, such as 0.5")
+    };
     let cases = [
         ("ring = 65536", ring(65_536, 65_537)),
         ("ring = 4194304", ring(4_194_304, 4_194_301)),
@@ -154,6 +157,16 @@ fn values_of_a_service() {
             "idle_timeout = \"1ms\"",
             "7:16: idle_timeout: found \"1ms\", expected a duration from 1s to 168h".into(),
         ),
+        (
+            "slow_start = \"10ms\"",
+            "7:14: slow_start: found \"10ms\", expected a duration from 1s to 1h, or \"0s\" for off"
+                .into(),
+        ),
+        ("panic_threshold = 1.5", share("1.5")),
+        ("panic_threshold = -0.1", share("-0.1")),
+        ("panic_threshold = nan", share("nan")),
+        ("panic_threshold = 50", share("50")),
+        ("panic_threshold = \"0.5\"", share("\"0.5\"")),
     ];
     for (text, expected) in cases {
         assert_eq!(faults(&format!("{SERVICE}{text}")), [expected]);
@@ -426,7 +439,8 @@ flows = "many"
              \"192.0.2.10\", without port or prefix length",
             "7:8: port: found 65536, expected a whole number from 0 to 65535",
             "8:1: unknown key \"weight\" in [[service]]; known are name, address, port, protocol, \
-             algorithm, forward, ring, idle_timeout, on_empty, health, backend",
+             algorithm, forward, ring, idle_timeout, on_empty, slow_start, \
+             panic_threshold, health, backend",
             "10:8: type: found \"htp\", expected \"tcp\", \"http\", \"https\", \"script\" or \
              \"none\"; did you mean \"http\"?",
             "11:12: interval: found \"3 seconds\", expected a duration such as \"250ms\", \"3s\", \

@@ -43,6 +43,8 @@ fn defaults() {
             ring: 65_537,
             idle_timeout: Duration::from_secs(3600),
             on_empty: OnEmpty::Drop,
+            slow_start: Duration::ZERO,
+            panic_threshold: Share::HALF,
             health,
             backends: Vec::new(),
         }
@@ -71,6 +73,17 @@ fn defaults_that_depend() {
 
     let backend = "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"";
     assert_eq!(service(backend).backends[0].weight, 1);
+}
+
+#[test]
+fn shares_and_durations_that_may_be_off() {
+    let of = |text: &str| service(&format!("panic_threshold = {text}")).panic_threshold;
+    assert_eq!(of("0.5"), Share::HALF);
+    assert!(!of("0").exceeds(0, 7) && !of("0.0").exceeds(0, 7), "0 turns it off");
+    assert!(of("1").exceeds(6, 7) && !of("1").exceeds(7, 7));
+    assert!(of("0.34").exceeds(1, 3) && !of("0.333").exceeds(1, 3));
+    assert_eq!(service("slow_start = \"30s\"").slow_start, Duration::from_secs(30));
+    assert_eq!(service("slow_start = \"0s\"").slow_start, Duration::ZERO);
 }
 
 #[test]

@@ -1,0 +1,216 @@
+//! "It is me, not them": when most backends fail together, this machine is the likelier fault.
+//!
+//! *More than half* of the servers that served until then have begun to fail within one check
+//! interval (and one time-out, by which a check without an answer ends later than one that is
+//! refused): then the machine is suspected, and every backend that began to fail since keeps its
+//! slots, with its full weight, as before. That is harmless if they are all dead, and saves every
+//! flow if the checks alone were cut off. A server is an address: one that backs several services
+//! counts once, and fails if all its checks do. Those that had failed long before do not count.
+//!
+//! The suspicion ends when
+//!
+//! - at most half of them still fail; or
+//! - some check begun since has passed, so that this machine does reach someone, and those that
+//!   fail have had time to fail `fall` times more: then they are believed.
+//!
+//! Those that still fail then go down as usual. While nothing answers, the suspicion stays.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use super::{Action, Core, EventKind, HealthReport, Unsaved, backend::Backend, service::Service};
+use crate::config::{CheckKind, HealthCheck};
+
+/// Whether and since when a backend that served fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It does not.
+    #[default]
+    None,
+    /// Since the first check of its run of failures began.
+    Since(Duration),
+    /// It failed while the machine was suspected, and the suspicion ended against it.
+    Believed,
+}
+
+/// That this machine may be the one at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Suspicion {
+    /// When it arose.
+    since: Duration,
+    /// Who began to fail from here on is kept.
+    from: Duration,
+    /// When those that fail have had the time to fail `fall` times more.
+    patience: Duration,
+    /// Whether a check that began since has passed.
+    reached: bool,
+}
+
+/// A backend that just went down: when it began to fail, and how far from that others count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fall {
+    began: Duration,
+    window: Duration,
+}
+
+/// How many servers fail, of those that served until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    failing: usize,
+    servers: usize,
+}
+
+impl Core {
+    /// Whether so many backends failed together that this machine is the likelier fault. A reason
+    /// to hand the VIPs to another one.
+    pub fn machine_suspected(&self) -> bool {
+        self.suspicion.is_some()
+    }
+
+    /// Takes note of a check that passed while the machine is suspected.
+    pub(super) fn reaches_someone(&mut self, report: &HealthReport) {
+        if let Some(suspicion) = &mut self.suspicion
+            && report.outcome.is_ok()
+            && report.started.monotonic > suspicion.since
+        {
+            suspicion.reached = true;
+        }
+    }
+
+    /// Begins or ends the suspicion, whichever follows from what is known.
+    pub(super) fn weigh_suspicion(&mut self) {
+        let fallen = self.fallen.take();
+        match (self.suspicion, fallen) {
+            (Some(suspicion), _) => self.end_suspicion(suspicion),
+            (None, Some(fall)) => self.begin_suspicion(fall),
+            (None, None) => {}
+        }
+    }
+
+    /// Takes over the suspicion of the run before.
+    pub(super) fn adopt_suspicion(&mut self) {
+        let now = self.now;
+        self.suspicion = Some(Suspicion { since: now, from: now, patience: now, reached: false });
+        self.prolong_patience();
+    }
+
+    fn begin_suspicion(&mut self, fall: Fall) {
+        let mut from = fall.began;
+        let tally = self.tally(|began, window| {
+            let counts = began.abs_diff(fall.began) <= window.max(fall.window);
+            if counts {
+                from = from.min(began);
+            }
+            counts
+        });
+        if !tally.is_majority() {
+            return;
+        }
+        let since = self.now;
+        self.suspicion = Some(Suspicion { since, from, patience: since, reached: false });
+        self.prolong_patience();
+        let (failing, servers) = (as_u32(tally.failing), as_u32(tally.servers));
+        self.suspicion_changed(EventKind::MachineSuspected { failing, servers });
+    }
+
+    fn end_suspicion(&mut self, suspicion: Suspicion) {
+        let tally = self.tally(|began, _| began >= suspicion.from);
+        let why = if !tally.is_majority() {
+            format!("{} of {} servers fail", tally.failing, tally.servers)
+        } else if suspicion.reached && self.now >= suspicion.patience {
+            let Tally { failing, servers } = tally;
+            format!("others answer, so {failing} of {servers} servers are believed to have failed")
+        } else {
+            return;
+        };
+        self.suspicion = None;
+        for backend in self.services.values_mut().flat_map(|s| s.backends.values_mut()) {
+            if matches!(backend.trouble, Trouble::Since(_)) && !backend.state.serves() {
+                backend.trouble = Trouble::Believed;
+            }
+        }
+        self.suspicion_changed(EventKind::MachineTrusted { why });
+    }
+
+    fn suspicion_changed(&mut self, kind: EventKind) {
+        self.services.values_mut().for_each(|service| service.touched = true);
+        self.unsaved = self.unsaved.max(Unsaved::States);
+        self.actions.push(Action::Event(kind, None));
+    }
+
+    /// Waits for the slowest of those that fail now.
+    fn prolong_patience(&mut self) {
+        let Some(suspicion) = &mut self.suspicion else { return };
+        let failing = |service: &&Service| {
+            service.backends.values().any(|backend| backend.trouble != Trouble::None)
+        };
+        let again = |check: &HealthCheck| check.interval * check.fall + check.timeout;
+        let slowest = self.services.values().filter(failing).map(|s| again(&s.spec.health)).max();
+        suspicion.patience = suspicion.since + slowest.unwrap_or_default();
+    }
+
+    /// Counts servers; `counts` says which beginnings of trouble do, given the window of the
+    /// backend's own checks.
+    fn tally(&self, mut counts: impl FnMut(Duration, Duration) -> bool) -> Tally {
+        let mut servers: HashMap<IpAddr, Evidence> = HashMap::new();
+        for service in self.services.values() {
+            let check = &service.spec.health;
+            for backend in service.backends.values().filter(|backend| backend.is_wanted()) {
+                let fails = match backend.trouble {
+                    Trouble::None if backend.state.serves() => false,
+                    Trouble::Since(began) if counts(began, window(check)) => true,
+                    _ => continue,
+                };
+                let server = servers.entry(backend.spec.address).or_default();
+                server.fails |= fails;
+                server.answers |= !fails && check.kind != CheckKind::None;
+            }
+        }
+        let failing = servers.values().filter(|server| server.fails && !server.answers).count();
+        Tally { failing, servers: servers.len() }
+    }
+}
+
+/// What the checks of a server say together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Evidence {
+    fails: bool,
+    answers: bool,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn is_majority(self) -> bool {
+        self.failing * 2 > self.servers
+    }
+}
+
+// === impl Suspicion ===
+
+impl Suspicion {
+    /// Whether a backend keeps its place in spite of its failures.
+    pub(super) fn keeps(&self, backend: &Backend) -> bool {
+        let recent = matches!(backend.trouble, Trouble::Since(began) if began >= self.from);
+        recent && backend.written.is_some()
+    }
+}
+
+// === impl Fall ===
+
+impl Fall {
+    /// The fall of a backend, if it served before.
+    pub(super) fn of(backend: &Backend, check: &HealthCheck) -> Option<Self> {
+        match backend.trouble {
+            Trouble::Since(began) => Some(Self { began, window: window(check) }),
+            Trouble::None | Trouble::Believed => None,
+        }
+    }
+}
+
+fn window(check: &HealthCheck) -> Duration {
+    check.interval + check.timeout
+}
+
+fn as_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
