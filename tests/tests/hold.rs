@@ -14,7 +14,7 @@ fn connections_outlive_the_daemon() {
     let mut scenario = Scenario::start(&lab, Setup::default()).unwrap();
     let backends = scenario.held().by_backend();
     assert_eq!((backends.len(), backends.values().sum::<usize>()), (3, 300), "{backends:?}");
-    for event in [Event::Kill, Event::Restart, Event::ReloadSame, Event::Resize] {
+    for event in [Event::Kill, Event::Restart, Event::ReloadSame, Event::Layout, Event::Resize] {
         let outcome = scenario.run(event).unwrap().expect("weir can do that");
         assert!(outcome.is_flawless(), "{outcome}");
         assert_eq!(outcome.connections, 300, "{outcome}");

@@ -34,13 +34,15 @@ pub enum Event {
     Restart,
     /// A restart with another copy of the eBPF object.
     Upgrade,
+    /// A restart that finds tables of another layout, and fills new ones from them.
+    Layout,
     /// A restart with other `[limits]`.
     Resize,
 }
 
 impl Event {
     /// All of them, in an order that needs no preparation in between.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Add,
         Self::Weight,
         Self::Drain,
@@ -52,6 +54,7 @@ impl Event {
         Self::Kill,
         Self::Restart,
         Self::Upgrade,
+        Self::Layout,
         Self::Resize,
     ];
 
@@ -69,6 +72,7 @@ impl Event {
             Self::Kill => "kill",
             Self::Restart => "restart",
             Self::Upgrade => "upgrade",
+            Self::Layout => "layout",
             Self::Resize => "resize",
         }
     }
@@ -114,6 +118,7 @@ impl Event {
             Self::Kill => scenario.kill()?,
             Self::Restart => scenario.restart()?,
             Self::Upgrade => scenario.upgrade()?,
+            Self::Layout => scenario.change_layout()?,
             Self::Resize => scenario.resize()?,
         }
         Ok(None)

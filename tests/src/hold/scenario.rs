@@ -234,6 +234,17 @@ impl Scenario<'_> {
         self.settle()
     }
 
+    /// To a layout that differs from the one that the state says the tables have.
+    pub(super) fn change_layout(&mut self) -> Result<()> {
+        self.weir.stop()?;
+        let path = self.lab.balancer().namespace().directory().join("state").join("state.json");
+        let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        state["tables"]["layout"] = weir::dataplane::OLDEST_READABLE.into();
+        fs::write(&path, state.to_string())?;
+        self.weir.start()?;
+        self.settle()
+    }
+
     /// To twice as many backends, or back.
     pub(super) fn resize(&mut self) -> Result<()> {
         self.limit = if self.limit == 256 { 512 } else { 256 };
