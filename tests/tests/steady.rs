@@ -225,3 +225,23 @@ fn a_state_that_cannot_be_written_is_said_until_it_can() {
     let events = weir.events().unwrap();
     assert!(events.iter().any(|event| event.kind == EventKind::StateKept), "{events:?}");
 }
+
+#[test]
+fn a_ruined_state_is_put_aside_and_flows_keep_their_slots() {
+    let lab = lab();
+    let mut weir = start(&lab);
+    let ways = |weir: &Weir| -> Vec<_> {
+        let from = |port| SocketAddr::new(lab.client().address().into(), port);
+        let ask = |port| weir.explain("tcp", from(port), lab.vip(PORT)).unwrap();
+        (20_000..20_020).map(ask).map(|said| (said.slot, said.backend)).collect()
+    };
+    let before = ways(&weir);
+    weir.kill();
+    fs::write(state_dir(&lab).join("state.json"), [0xFF, 0xFE]).unwrap();
+    weir.start().unwrap();
+    weir.wait_until_up().unwrap();
+    let notices = weir.status().unwrap().notices;
+    assert!(notices.iter().any(|notice| notice.contains("state.json.bad")), "{notices:?}");
+    assert_eq!(ways(&weir), before);
+    assert_eq!(fs::read(state_dir(&lab).join("state.json.bad")).unwrap(), [0xFF, 0xFE]);
+}

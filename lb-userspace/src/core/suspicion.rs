@@ -79,8 +79,13 @@ impl Core {
     /// Begins or ends the suspicion, whichever follows from what is known.
     pub(super) fn weigh_suspicion(&mut self) {
         let fallen = self.fallen.take();
+        let changed = self.services.is_empty() || self.services.values().any(|s| s.touched);
         match (self.suspicion, fallen) {
-            (Some(suspicion), _) => self.end_suspicion(suspicion),
+            // Counted only where something may come of it: reports of failures go on meanwhile.
+            (Some(suspicion), _) if changed || suspicion.is_over(self.now) => {
+                self.end_suspicion(suspicion);
+            }
+            (Some(_), _) => {}
             (None, Some(fall)) => self.begin_suspicion(fall),
             (None, None) => {}
         }
@@ -116,7 +121,7 @@ impl Core {
         let tally = self.tally(|began, _| began >= suspicion.from);
         let why = if !tally.is_majority() {
             format!("{} of {} servers fail", tally.failing, tally.servers)
-        } else if suspicion.reached && self.now >= suspicion.patience {
+        } else if suspicion.is_over(self.now) {
             let Tally { failing, servers } = tally;
             format!("others answer, so {failing} of {servers} servers are believed to have failed")
         } else {
@@ -188,6 +193,11 @@ impl Tally {
 // === impl Suspicion ===
 
 impl Suspicion {
+    /// Whether this machine reaches someone, and who fails has had the time to recover.
+    fn is_over(&self, now: Duration) -> bool {
+        self.reached && now >= self.patience
+    }
+
     /// Whether a backend keeps its place in spite of its failures.
     pub(super) fn keeps(&self, backend: &Backend) -> bool {
         let recent = matches!(backend.trouble, Trouble::Since(began) if began >= self.from);

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::{core::saved::Saved, dataplane::TablesId};
+use crate::{config::Limits, core::saved::Saved, dataplane::TablesId};
 
 /// Files put aside that are kept.
 const ASIDE_MAX: u32 = 8;
@@ -44,6 +44,8 @@ pub(super) struct Saver {
 
 struct Job {
     content: Vec<u8>,
+    /// The secret of the flow hash, which is kept in a file of its own as well.
+    seed: Option<[u64; 2]>,
     done: Option<mpsc::Sender<()>>,
 }
 
@@ -70,6 +72,8 @@ impl State {
         };
         let aside = free_name(&path);
         fs::rename(&path, &aside).with_context(|| format!("renaming {}", path.display()))?;
+        // With the same secret, flows keep their slots in new tables.
+        let tables = kept_seed(state_dir).map(|seed| TablesId::new(NO_TABLES, seed));
         let notice = format!(
             "{} makes no sense ({why}): put aside as {}; run-time changes are lost, and \
              connections may have moved",
@@ -77,8 +81,16 @@ impl State {
             aside.display()
         );
         warn!("{notice}");
-        Ok((Self::default(), vec![notice]))
+        Ok((Self { tables, core: Saved::default() }, vec![notice]))
     }
+}
+
+/// Of tables that are not there: they stand for the secret that is kept.
+const NO_TABLES: Limits = Limits { services: 1, backends: 1, ring_slots: 1024, flows: 1 };
+
+/// The secret of the flow hash, from the file that holds nothing else and is hardly ever written.
+fn kept_seed(state_dir: &Path) -> Option<[u64; 2]> {
+    serde_json::from_slice(&fs::read(seed_file(state_dir)).ok()?).ok()
 }
 
 /// A name for a file put aside, which leaves those put aside before alone, up to a number.
@@ -136,12 +148,13 @@ impl Saver {
     /// Starts the thread that writes.
     pub(super) fn start(state_dir: &Path) -> Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        let path = file(state_dir);
+        let (path, seed_path) = (file(state_dir), seed_file(state_dir));
+        let kept = kept_seed(state_dir);
         let failure = Arc::default();
         let told = Arc::clone(&failure);
         thread::Builder::new()
             .name("weir-state".to_owned())
-            .spawn(move || write_all(&path, &queue, &told))
+            .spawn(move || write_all(&path, (&seed_path, kept), &queue, &told))
             .context("starting the thread that keeps the state")?;
         Ok(Self { jobs, failure })
     }
@@ -166,13 +179,21 @@ impl Saver {
     fn send(&self, state: &State, done: Option<mpsc::Sender<()>>) {
         match serde_json::to_vec_pretty(state) {
             // The thread ends only with the last sender.
-            Ok(content) => drop(self.jobs.send(Job { content, done })),
+            Ok(content) => {
+                let seed = state.tables.as_ref().map(|tables| tables.seed);
+                drop(self.jobs.send(Job { content, seed, done }));
+            }
             Err(error) => error!("the state cannot be written: {error}"),
         }
     }
 }
 
-fn write_all(path: &Path, queue: &mpsc::Receiver<Job>, failure: &Mutex<Option<String>>) {
+fn write_all(
+    path: &Path,
+    (seed_path, mut kept): (&Path, Option<[u64; 2]>),
+    queue: &mpsc::Receiver<Job>,
+    failure: &Mutex<Option<String>>,
+) {
     while let Ok(first) = queue.recv() {
         let mut job = first;
         let mut waiting = Vec::new();
@@ -182,7 +203,13 @@ fn write_all(path: &Path, queue: &mpsc::Receiver<Job>, failure: &Mutex<Option<St
             job = next;
             waiting.extend(job.done.take());
         }
-        let outcome = replace(path, &job.content)
+        let mut written = replace(path, &job.content);
+        if let (Ok(()), Some(seed)) = (&written, job.seed.filter(|seed| kept != Some(*seed))) {
+            let [low, high] = seed;
+            written = replace(seed_path, format!("[{low}, {high}]\n").as_bytes());
+            kept = written.is_ok().then_some(seed);
+        }
+        let outcome = written
             .map_err(|error| format!("keeping the state in {} failed: {error}", path.display()));
         let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = &outcome
@@ -214,10 +241,13 @@ fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("state.json")
 }
 
+fn seed_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("seed.json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Limits;
 
     #[test]
     fn a_state_is_read_back() {
@@ -248,6 +278,22 @@ mod tests {
         }
         fs::create_dir(&path).unwrap();
         assert!(State::load(directory.path()).unwrap().1[0].contains("state.json.bad.4"));
+    }
+
+    #[test]
+    fn the_secret_of_the_flow_hash_outlives_a_damaged_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let saver = Saver::start(directory.path()).unwrap();
+        for seed in [[1, u64::MAX], [3, 4]] {
+            let tables = Some(TablesId::new(NO_TABLES, seed));
+            saver.save_now(&State { tables, core: Saved::default() });
+            fs::write(file(directory.path()), "ruined").unwrap();
+            let (read, notices) = State::load(directory.path()).unwrap();
+            assert_eq!((read.tables.unwrap().seed, notices.len()), (seed, 1));
+        }
+        fs::write(file(directory.path()), "ruined").unwrap();
+        fs::write(seed_file(directory.path()), "as well").unwrap();
+        assert!(State::load(directory.path()).unwrap().0.tables.is_none());
     }
 
     #[test]

@@ -10,7 +10,9 @@ enum Step {
     Hop(u8, Option<u8>),
     Put(usize, u8, u16),
     Remove(usize),
-    Maintain(usize, bool),
+    Administer(usize, usize),
+    Pass(u64),
+    Sweep,
     Reload(usize),
     Restart(usize),
 }
@@ -21,7 +23,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..6u8, proptest::option::of(1..9u8)).prop_map(|(a, to)| Step::Hop(a, to)),
         2 => (0..8usize, 1..6u8, 0..4u16).prop_map(|(b, a, w)| Step::Put(b, a, w)),
         1 => (0..8usize).prop_map(Step::Remove),
-        2 => (0..8usize, any::<bool>()).prop_map(|(b, on)| Step::Maintain(b, on)),
+        3 => (0..8usize, 0..4usize).prop_map(|(b, what)| Step::Administer(b, what)),
+        2 => (0..40u64).prop_map(Step::Pass),
+        1 => Just(Step::Sweep),
         1 => (0..4usize).prop_map(Step::Reload),
         1 => (0..4usize).prop_map(Step::Restart),
     ]
@@ -30,8 +34,11 @@ fn step() -> impl Strategy<Value = Step> {
 fn variant(n: usize) -> Config {
     let variants: [&[&str]; 4] = [
         &["web 192.0.2.1:80 a=10.0.0.1 b=10.0.0.2", "api 192.0.2.2:80 a=10.0.0.1"],
-        &["web 192.0.2.1:80 a=10.0.0.1*2 b=10.0.0.3"],
-        &["web 192.0.2.7:80 ring=1013 b=10.0.0.2", "api 192.0.2.1:80 a=10.0.0.1 c=10.0.0.4"],
+        &["web 192.0.2.1:80 slow_start=20s fall=1 a=10.0.0.1*2 b=10.0.0.3"],
+        &[
+            "web 192.0.2.7:80 ring=1013 panic=0 b=10.0.0.2",
+            "api 192.0.2.1:80 a=10.0.0.1 c=10.0.0.4",
+        ],
         &["api 192.0.2.2:80 ring=1021 a=10.0.0.5 b=10.0.0.1 c=10.0.0.2*0"],
     ];
     config(variants[n])
@@ -74,8 +81,17 @@ proptest! {
                     });
                 }
                 Step::Remove(n) => drop(world.command(Command::Remove { id: target(n), now: n % 2 == 0 })),
-                Step::Maintain(n, true) => drop(world.command(Command::Maintenance(target(n)))),
-                Step::Maintain(n, false) => drop(world.command(Command::Enable(target(n)))),
+                Step::Administer(n, what) => {
+                    let commands = [Command::Maintenance, Command::Drain, Command::Enable];
+                    // Enabled twice as often as anything else.
+                    let _ = world.command(commands[what.min(2)](target(n)));
+                }
+                Step::Pass(seconds) => world.pass(seconds),
+                Step::Sweep if world.has_to_sweep() => {
+                    world.pass(IDLE);
+                    world.sweep(&[]);
+                }
+                Step::Sweep => {}
                 Step::Reload(n) => drop(world.reload(variant(n))),
                 Step::Restart(n) => drop(world.restart(variant(n))),
             }
