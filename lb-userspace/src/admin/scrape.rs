@@ -10,7 +10,10 @@ use prometheus_client::{
 };
 
 use super::metrics::{Checks, Metrics};
-use crate::core::{BackendId, BackendState, BackendStatus, ServiceStatus, Status};
+use crate::{
+    core::{BackendId, BackendState, BackendStatus, ServiceStatus, Status},
+    vrrp::fsm::State,
+};
 
 /// Writes all metrics in the text format of `OpenMetrics`.
 ///
@@ -43,6 +46,7 @@ impl Collector for Snapshot {
         self.backends(&mut encoder)?;
         self.services(&mut encoder)?;
         self.packets(&mut encoder)?;
+        self.vrrp(&mut encoder)?;
         self.health_checks(&mut encoder)
     }
 }
@@ -111,6 +115,29 @@ impl Snapshot {
             counter(encoder, name, help, samples)?;
         }
         Ok(())
+    }
+
+    fn vrrp(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let each = || self.status.vrrp.iter().map(|i| (("instance", i.name.as_str()), i));
+        let samples = each().flat_map(|(name, instance)| {
+            State::ALL
+                .map(|state| ([name, ("state", state.name())], u32::from(instance.state == state)))
+        });
+        gauge(encoder, "vrrp_state", "1 for the instance's state, 0 for the others", samples)?;
+        let samples = each().map(|(name, instance)| ([name], u32::from(instance.priority)));
+        gauge(encoder, "vrrp_priority", "The priority, penalties taken off", samples)?;
+        let samples = each().map(|(name, instance)| ([name], instance.transitions));
+        counter(encoder, "vrrp_transitions", "Changes of state", samples)?;
+        let samples = each().flat_map(|(name, instance)| {
+            [("sent", instance.sent), ("received", instance.received)]
+                .map(|(direction, count)| ([name, ("direction", direction)], count))
+        });
+        counter(encoder, "vrrp_adverts", "Adverts sent, and valid ones received", samples)?;
+        let samples = each().flat_map(|(name, instance)| {
+            let discarded = instance.discarded.iter();
+            discarded.map(move |(reason, count)| ([name, ("reason", reason.as_str())], *count))
+        });
+        counter(encoder, "vrrp_discarded", "Received packets that were no valid adverts", samples)
     }
 
     /// Only of backends that exist: a check that was under way when its backend was removed may

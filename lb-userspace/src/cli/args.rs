@@ -94,6 +94,10 @@ pub enum Command {
     /// Have the daemon read its configuration anew
     #[command(after_help = "Example:\n  weir check && weir reload")]
     Reload,
+    /// Move virtual addresses between balancers as planned
+    #[command(subcommand)]
+    #[command(after_help = "Example:\n  weir vrrp release front")]
+    Vrrp(Vrrp),
     /// Take program, maps and links out of the kernel: balancing ends
     #[command(after_help = "Example:\n  systemctl stop weir && weir detach")]
     Detach,
@@ -176,6 +180,25 @@ pub enum Plan {
     #[command(after_help = "Example:\n  weir plan backend remove grafana g2 --now")]
     #[command(subcommand)]
     Backend(Backend),
+}
+
+/// Planned switches. All instances of a `sync_group` move with the one that is named.
+#[derive(Debug, Subcommand)]
+pub enum Vrrp {
+    /// Become the master now, if the priority is higher than the master's
+    #[command(after_help = "Example:\n  weir vrrp preempt front")]
+    Preempt {
+        /// The instance
+        #[arg(value_parser = Name::new)]
+        instance: Name,
+    },
+    /// Give the addresses up as soon as another balancer takes them, and leave them there
+    #[command(after_help = "Example:\n  weir vrrp release front && systemctl stop weir")]
+    Release {
+        /// The instance
+        #[arg(value_parser = Name::new)]
+        instance: Name,
+    },
 }
 
 /// Which backend.

@@ -12,7 +12,7 @@ use hyper::{Method, body::Bytes, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    args::{Backend, Cli, Command, Place, Plan, Run, Target},
+    args::{Backend, Cli, Command, Place, Plan, Run, Target, Vrrp},
     client::{self, Client},
     count, events, explain, log, plan,
     status::{self, Sample},
@@ -89,6 +89,14 @@ async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()
             print(json, &answer, |explanation| explain::sentence(&question, &explanation))
         }
         Command::Events { follow } => show_events(client, json, follow).await,
+        Command::Vrrp(command) => {
+            let path = match command {
+                Vrrp::Preempt { instance } => format!("/v1/vrrp/{instance}/preempt"),
+                Vrrp::Release { instance } => format!("/v1/vrrp/{instance}/release"),
+            };
+            let answer = client.ask(Method::POST, &path, None, Vec::new()).await?;
+            print(json, &answer, |done: Done| done.message + "\n")
+        }
         Command::Reload => {
             let answer = client.ask(Method::POST, "/v1/reload", None, Vec::new()).await?;
             print(json, &answer, |done: Done| done.message + "\n")

@@ -72,6 +72,10 @@ fn what(kind: &EventKind, style: Style) -> String {
         EventKind::NextHop { service, backend, what } => {
             format!("{service}/{backend} next hop: {what}")
         }
+        EventKind::Vrrp { instance, from, to, reason } => {
+            format!("vrrp {instance} {from} → {to}: {reason}")
+        }
+        EventKind::VrrpNote { instance, what } => format!("vrrp {instance}: {what}"),
         EventKind::Reloaded { what } => format!("configuration reloaded: {what}"),
         EventKind::ReloadRefused { reason } => {
             format!("configuration refused, nothing changed: {reason}")

@@ -11,6 +11,7 @@ mod plan;
 mod status;
 mod style;
 mod time;
+mod vrrp;
 
 use std::{
     io::{self, Write},

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
 use super::{
     style::{Style, state_name},
     time::age,
+    vrrp,
 };
 use crate::{
     config::{Algorithm, AttachMode, Forward},
@@ -37,6 +38,7 @@ pub(super) fn text(
         // Writing to a String cannot fail.
         let _ = writeln!(out, "note: {notice}");
     }
+    out.push_str(&vrrp::text(&status.vrrp, now, style));
     for service in &status.services {
         out.push('\n');
         out.push_str(&service_text(service, before, now, style));

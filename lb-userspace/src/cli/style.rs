@@ -5,7 +5,10 @@ use std::{
     io::{self, IsTerminal},
 };
 
-use crate::core::{BackendState, Health};
+use crate::{
+    core::{BackendState, Health},
+    vrrp::fsm::State,
+};
 
 /// Whether text is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,15 @@ impl Style {
             BackendState::Suspect => YELLOW,
             BackendState::Down => RED,
             BackendState::Draining | BackendState::Maintenance => CYAN,
+        };
+        self.paint(colour, text)
+    }
+
+    pub(super) fn vrrp(self, state: State, text: &str) -> String {
+        let colour = match state {
+            State::Master => GREEN,
+            State::Backup => CYAN,
+            State::Fault => RED,
         };
         self.paint(colour, text)
     }

@@ -15,6 +15,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vrrp;
 
 use std::{
     fs::File,
@@ -26,6 +27,7 @@ pub use self::{
     duration::{InvalidDuration, parse_duration},
     fault::{Fault, Faults},
     model::*,
+    vrrp::{Garp, Prefix, Track, TrackScript, Tracked, Vrrp},
 };
 use self::{fault::Report, syntax::Source};
 

@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::Vrrp;
+
 /// A name that users give: of a service, a backend, a node. Letters, digits, `.`, `_` and `-`,
 /// one to 63 of them, so that it is safe in paths, labels and URLs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// `[[service]]`, names unique, no two with the same address, port and protocol.
     pub services: Vec<Service>,
+    /// `[[vrrp]]`, names unique.
+    pub vrrp: Vec<Vrrp>,
 }
 
 /// This machine.

@@ -93,6 +93,23 @@ impl<'a> Table<'a> {
         parsed.into_iter().collect()
     }
 
+    /// The elements of a list that may be empty or left out.
+    pub(super) fn list_or_empty<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&DeValue<'_>) -> Result<T, Refusal>,
+    ) -> Option<Vec<T>> {
+        let value = self.entries.and_then(|entries| entries.get(key));
+        let empty = |value: &Spanned<DeValue<'_>>| {
+            value.get_ref().as_array().is_some_and(|elements| elements.is_empty())
+        };
+        if value.is_none_or(empty) {
+            return self.known(key, Some(Vec::new()));
+        }
+        self.list(key, expected, parse)
+    }
+
     /// A table below this one; where it is not there, `read` sees an empty one in its place.
     pub(super) fn section<T>(
         &mut self,
@@ -213,6 +230,7 @@ impl<'a> Table<'a> {
             Refusal::Expected(expected) => {
                 format!("{key}: found {}, expected {expected}", found(value.get_ref()))
             }
+            Refusal::Hidden(expected) => format!("{key}: expected {expected}"),
             Refusal::Because(why) => format!("{key}: found {}, {why}", found(value.get_ref())),
             Refusal::Unsupported(instead) => format!(
                 "{key} = {} is not supported by this version; use {instead}",

@@ -16,7 +16,7 @@ use super::{
         Limits, Name, Node, OnEmpty, Protocol, Service, Share,
     },
     reader::Table,
-    values,
+    values, vrrp,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,11 +31,7 @@ pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
         let limits = root.section("limits", "in [limits]", limits);
         let interfaces = interfaces(root);
         let services = services(root, limits.as_ref());
-        root.refuse_key(
-            "vrrp",
-            "[[vrrp]] is not supported by this version; use keepalived beside Weir to move \
-             addresses between balancers",
-        );
+        let vrrp = vrrp::instances(root, services.as_deref());
         root.refuse_key(
             "sync",
             "[sync] is not supported by this version; use one balancer, or leave the table out: \
@@ -48,6 +44,7 @@ pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
             limits: limits?,
             interfaces: interfaces?,
             services: services?,
+            vrrp: vrrp?,
         })
     })
 }

@@ -21,6 +21,8 @@ use super::{
 pub(super) enum Refusal {
     /// Something else is expected: `found …, expected …`.
     Expected(String),
+    /// Something else is expected, and what was found is not to be shown: it is a secret.
+    Hidden(String),
     /// It has a fault of its own: `found …, …`.
     Because(String),
     /// It has a meaning that this version lacks: `… is not supported by this version; use …`.
@@ -106,6 +108,13 @@ pub(super) fn number16(
     move |value| wide(value).map(|number| u16::try_from(number).unwrap_or(*range.end()))
 }
 
+/// The same for what fits into 8 bits.
+pub(super) fn number8(range: RangeInclusive<u8>) -> impl Fn(&DeValue<'_>) -> Result<u8, Refusal> {
+    let wide = number((*range.start()).into()..=(*range.end()).into());
+    // A number within the range fits.
+    move |value| wide(value).map(|number| u8::try_from(number).unwrap_or(*range.end()))
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Refusal> {
     value.as_bool().ok_or_else(|| Refusal::Expected("true or false".to_owned()))
@@ -183,8 +192,14 @@ pub(super) fn interface_name(value: &DeValue<'_>) -> Result<String, Refusal> {
 
 /// The address of one host, of either family.
 pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Refusal> {
-    let address: Option<IpAddr> = value.as_str().and_then(|text| text.parse().ok());
-    let Some(address) = address else { return expected(EXPECTED_ADDRESS) };
+    let unreadable = || Refusal::Expected(EXPECTED_ADDRESS.to_owned());
+    let text = value.as_str().ok_or_else(unreadable)?;
+    host_address(text).map_err(|refusal| refusal.unwrap_or_else(unreadable))
+}
+
+/// The address of one host. The error is nothing where the text is no address at all.
+pub(super) fn host_address(text: &str) -> Result<IpAddr, Option<Refusal>> {
+    let address: IpAddr = text.parse().map_err(|_| None)?;
     let kind = match address {
         _ if address.is_unspecified() => "the unspecified address",
         _ if address.is_multicast() => "a multicast address",
@@ -192,7 +207,8 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Refusal> {
         IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
         _ => return Ok(address),
     };
-    Err(Refusal::Because(format!("{kind}; expected the address of one host on the network")))
+    let message = format!("{kind}; expected the address of one host on the network");
+    Err(Some(Refusal::Because(message)))
 }
 
 /// An address and port to listen on.

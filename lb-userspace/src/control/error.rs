@@ -14,8 +14,11 @@ pub(super) fn refused(error: &CommandError, expect: Expect) -> Failure {
     let status = match (error, expect) {
         (CommandError::Exists(_), Expect::Absent)
         | (CommandError::NoBackend(_), Expect::Present) => StatusCode::PRECONDITION_FAILED,
-        (CommandError::Exists(_), _) => StatusCode::CONFLICT,
-        (CommandError::NoService(_) | CommandError::NoBackend(_), _) => StatusCode::NOT_FOUND,
+        (CommandError::Exists(_) | CommandError::Refused(_), _) => StatusCode::CONFLICT,
+        (
+            CommandError::NoService(_) | CommandError::NoBackend(_) | CommandError::NoInstance(_),
+            _,
+        ) => StatusCode::NOT_FOUND,
         (CommandError::Invalid(_), _) => StatusCode::UNPROCESSABLE_ENTITY,
         (CommandError::Full(_), _) => StatusCode::INSUFFICIENT_STORAGE,
     };

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::core::{Command, CommandError, Event, ExplainRequest, Explanation, Plan, Status};
+use crate::{
+    core::{Command, CommandError, Event, ExplainRequest, Explanation, Plan, Status},
+    vrrp::VrrpCommand,
+};
 
 /// A question to the daemon's one task, with the place for its answer.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub enum Request {
     Command(Command, oneshot::Sender<Result<String, CommandError>>),
     /// What that change would move.
     Plan(Command, oneshot::Sender<Result<Plan, CommandError>>),
+    /// A wish to VRRP. The answer is one sentence on what was done.
+    Vrrp(VrrpCommand, oneshot::Sender<Result<String, CommandError>>),
     /// Where a flow goes.
     Explain(ExplainRequest, oneshot::Sender<Explanation>),
     /// Read the configuration anew. The answer is one sentence on what changed, or every fault.

@@ -14,6 +14,7 @@ use crate::{
         Failure, Limits, Response,
         body::{json, read_json},
     },
+    vrrp::VrrpCommand,
 };
 
 /// The answer to a change: one sentence on what was done.
@@ -33,6 +34,7 @@ enum Route {
     Maintenance(BackendId),
     Enable(BackendId),
     Drain(BackendId),
+    Vrrp(VrrpCommand),
     Explain,
     Events,
     Reload,
@@ -66,6 +68,10 @@ pub(super) async fn answer(
         }
         Route::Enable(id) => administer(&request, handle, limits, Command::Enable(id)).await?,
         Route::Drain(id) => administer(&request, handle, limits, Command::Drain(id)).await?,
+        Route::Vrrp(command) => {
+            let ask = |answer| Request::Vrrp(command, answer);
+            done(handle.ask(patience, ask).await?, Expect::Any)?
+        }
         Route::Explain => {
             let question = read_json(request.into_body(), limits).await?;
             let ask = |answer| Request::Explain(question, answer);
@@ -121,7 +127,11 @@ async fn command(
         };
     }
     let ask = |answer| Request::Command(command, answer);
-    match handle.ask(limits.answer_timeout, ask).await? {
+    done(handle.ask(limits.answer_timeout, ask).await?, expect)
+}
+
+fn done(outcome: Result<String, CommandError>, expect: Expect) -> Result<Response, Failure> {
+    match outcome {
         Ok(message) => Ok(json(StatusCode::OK, &Done { message })),
         Err(error) => Err(refused(&error, expect)),
     }
@@ -190,6 +200,12 @@ impl Route {
                     _ => return Err(no_path(path)),
                 }
             }
+            ["", "v1", "vrrp", instance, "preempt"] => {
+                Self::Vrrp(VrrpCommand::Preempt(name(instance)?))
+            }
+            ["", "v1", "vrrp", instance, "release"] => {
+                Self::Vrrp(VrrpCommand::Release(name(instance)?))
+            }
             ["", "v1", "explain"] => Self::Explain,
             ["", "v1", "events"] => Self::Events,
             ["", "v1", "reload"] => Self::Reload,
@@ -206,6 +222,7 @@ impl Route {
             Self::Maintenance(_)
             | Self::Enable(_)
             | Self::Drain(_)
+            | Self::Vrrp(_)
             | Self::Explain
             | Self::Reload => (*method == Method::POST, "POST"),
         };

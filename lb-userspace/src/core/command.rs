@@ -92,6 +92,12 @@ pub enum CommandError {
     /// A value that cannot be: the message names it and what is allowed.
     #[error("{0}")]
     Invalid(String),
+    /// There is no such VRRP instance.
+    #[error("there is no VRRP instance {0:?}; `weir status` lists them")]
+    NoInstance(Name),
+    /// It cannot be done as things are: the message says why and what would help.
+    #[error("{0}")]
+    Refused(String),
     /// A kernel table is full.
     #[error("{0}")]
     Full(String),
@@ -104,6 +110,8 @@ impl CommandError {
             Self::NoService(_) => "no_service",
             Self::NoBackend(_) => "no_backend",
             Self::Exists(_) => "exists",
+            Self::NoInstance(_) => "no_instance",
+            Self::Refused(_) => "refused",
             Self::Invalid(_) => "invalid",
             Self::Full(_) => "full",
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::status::{BackendState, unix_millis};
-use crate::config::Name;
+use crate::{config::Name, vrrp::fsm::State as VrrpState};
 
 /// Something that happened, as `weir events` shows it: one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +125,24 @@ pub enum EventKind {
         /// Its name.
         backend: Name,
         /// The new way, or why there is none.
+        what: String,
+    },
+    /// A VRRP instance changed its state.
+    Vrrp {
+        /// Its name.
+        instance: Name,
+        /// Its state before.
+        from: VrrpState,
+        /// Its state now.
+        to: VrrpState,
+        /// Why.
+        reason: String,
+    },
+    /// Something else that operators of a VRRP instance should know.
+    VrrpNote {
+        /// Its name.
+        instance: Name,
+        /// What, for people.
         what: String,
     },
     /// The configuration was read anew.

@@ -1,14 +1,15 @@
 //! What the core tells others of its state.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
 use lb_common::slot::Prior;
 
 use super::{
-    BackendId, BackendStatus, Checks, Core, LeavingStatus, PacketStatus, ServiceStatus, Status,
+    BackendId, BackendState, BackendStatus, Checks, Core, LeavingStatus, PacketStatus,
+    ServiceStatus, Status,
     backend::Backend,
     saved::{Saved, SavedService},
     service::Service,
@@ -75,6 +76,7 @@ impl Core {
             interfaces: Vec::new(),
             machine_suspected: self.machine_suspected(),
             services: self.services.values().map(service_status).collect(),
+            vrrp: Vec::new(),
             notices: self.notices.clone(),
             packets: PacketStatus::default(),
         }
@@ -126,6 +128,15 @@ impl Core {
             backend.health != Checks::Unchecked
                 && (backend.written.is_some() || !backend.health.serves())
         })
+    }
+
+    /// The services, and whether each has a backend that serves.
+    pub fn serving(&self) -> BTreeMap<Name, bool> {
+        let serves = |service: &Service| {
+            let states = service.backends.values().map(|backend| backend.state);
+            states.into_iter().any(|s| matches!(s, BackendState::Up | BackendState::Suspect))
+        };
+        self.services.iter().map(|(name, service)| (name.clone(), serves(service))).collect()
     }
 
     /// Adds a notice for operators to `status`, until the next reload.

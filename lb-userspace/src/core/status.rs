@@ -7,7 +7,10 @@ use std::{net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Algorithm, AttachMode, Forward, Name, Protocol};
+use crate::{
+    config::{Algorithm, AttachMode, Forward, Name, Protocol},
+    vrrp::VrrpStatus,
+};
 
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Status {
     /// Whether so many backends failed together that this machine is the likelier fault.
     #[serde(default)]
     pub machine_suspected: bool,
+    /// The VRRP instances, in the order of the configuration.
+    #[serde(default)]
+    pub vrrp: Vec<VrrpStatus>,
     /// Runtime changes that an edited configuration has overruled or that wait for something.
     pub notices: Vec<String>,
     /// What the data plane did with packets.

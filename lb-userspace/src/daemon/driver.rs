@@ -1,6 +1,6 @@
 //! The one task: inputs go into the core, its actions are carried out, in order.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::{
@@ -28,6 +28,7 @@ use crate::{
     dataplane::{self, Attached, Attachment, Explainer, Tables, TablesId, Undo},
     health::Checker,
     netlink::{LinkReport, NetlinkReport, Resolver},
+    vrrp::{Vrrp, held_addresses},
 };
 
 /// Reports taken in one go: rings are rebuilt once for all of them.
@@ -56,6 +57,8 @@ pub(super) struct Daemon {
     pub(super) attachments: Vec<Attachment>,
     /// What came of it.
     pub(super) interfaces: Vec<InterfaceStatus>,
+    /// Those of them that are without the program at the moment.
+    pub(super) unattached: BTreeSet<String>,
     pub(super) past: Past,
     /// Why the state is not kept at the moment, if so.
     pub(super) unsaved: Option<String>,
@@ -80,6 +83,7 @@ pub(super) struct Edges {
     pub(super) health: mpsc::Receiver<HealthReport>,
     pub(super) netlink: mpsc::Receiver<NetlinkReport>,
     pub(super) signals: Signals,
+    pub(super) vrrp: Vrrp,
 }
 
 impl Daemon {
@@ -102,6 +106,7 @@ impl Daemon {
     /// Leaves in order: packets go on by the tables as they are.
     pub(super) async fn stop(mut self) {
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        self.leave_vrrp().await;
         self.publish(EventKind::Stopped, None);
         self.edges.saver.save_now(&self.state());
         let _ = self.shutdown.send(true);
@@ -134,6 +139,7 @@ impl Daemon {
             _ = self.edges.health.recv_many(&mut checks, BATCH) => {}
             _ = self.edges.netlink.recv_many(&mut ways, BATCH) => {}
             findings = swept(&mut self.sweeping) => self.take_findings(findings),
+            report = self.edges.vrrp.report() => self.vrrp(report),
             ask = self.edges.signals.next() => self.asked(ask),
             Some(request) = self.edges.requests.recv() => self.answer(request),
         }
@@ -214,11 +220,13 @@ impl Daemon {
                 {
                     // Tried again with the interface's next change.
                     error!("{error:#}");
+                    self.unattached.insert(self.attachments[position].name.clone());
                 }
             }
             NetlinkReport::LinkGone { name, .. } => {
                 if self.attachments.iter().any(|attachment| attachment.name == name) {
                     warn!("{name} is gone: no packet arrives by it until it is back");
+                    self.unattached.insert(name);
                 }
             }
         }
@@ -264,6 +272,7 @@ impl Daemon {
         if persist {
             self.edges.saver.save_soon(&self.state());
         }
+        self.inform_vrrp();
     }
 
     /// Attaches the program to every interface, or swaps it in; to all of them or to none.
@@ -301,6 +310,7 @@ impl Daemon {
             let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
             self.interfaces[position] = interface_status(&attachment, &attached);
             info!("attached to {} anew", attachment.name);
+            self.unattached.remove(&attachment.name);
         }
         self.attachments[position] = attachment;
         let indices: Vec<u32> = self.attachments.iter().map(|a| a.index).collect();
@@ -320,7 +330,11 @@ impl Daemon {
     }
 
     pub(super) fn state(&self) -> State {
-        State { tables: Some(self.id.clone()), core: self.core.saved() }
+        State {
+            tables: Some(self.id.clone()),
+            core: self.core.saved(),
+            vrrp: held_addresses(&self.config.vrrp),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod setup;
 mod signals;
 mod state;
 mod traffic;
+mod vrrp;
 
 use std::path::PathBuf;
 

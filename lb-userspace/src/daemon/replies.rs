@@ -30,6 +30,7 @@ impl Daemon {
             Request::Plan(command, reply) => {
                 drop(reply.send(self.core.plan(command, self.clock.now())));
             }
+            Request::Vrrp(command, reply) => self.edges.vrrp.command(command, reply),
             Request::Reload(reply) => drop(reply.send(self.reload())),
         }
     }
@@ -38,6 +39,7 @@ impl Daemon {
         let mut status = self.core.status();
         status.interfaces.clone_from(&self.interfaces);
         status.notices.extend(self.unsaved.as_deref().map(unsaved_notice));
+        status.vrrp = self.edges.vrrp.status();
         self.past.fill(&mut status, &self.core, &self.tables.counters);
         status
     }
@@ -82,6 +84,8 @@ impl Daemon {
         self.core.reload(new.clone(), self.clock.now()).map_err(|error| vec![error])?;
         // What is fixed at the start stays as it was, so that the next reload compares with it.
         self.config.services = new.services;
+        self.config.vrrp = new.vrrp;
+        self.edges.vrrp.configure(self.config.vrrp.clone(), &[]);
         let mut what = format!("{services} services (before: {before}), {backends} backends");
         if !fixed.is_empty() {
             let notice = format!("changes of {} take effect at the next restart", fixed.join(", "));

@@ -1,6 +1,7 @@
 //! The start: everything is checked and prepared before anything in the kernel changes.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,6 +27,7 @@ use crate::{
     dataplane::{self, Attachment, Earlier, Explainer, Tables, TablesId, Unreadable},
     health::Checker,
     netlink::{self, Resolver},
+    vrrp::Vrrp,
 };
 
 /// Questions that may wait for the daemon's task.
@@ -92,6 +94,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         health,
         netlink,
         signals: Signals::listen()?,
+        vrrp: Vrrp::start(clock)?,
     };
     let mut daemon = Daemon {
         core,
@@ -105,6 +108,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         id,
         attachments,
         interfaces: Vec::new(),
+        unattached: BTreeSet::new(),
         past: Past::default(),
         unsaved: None,
         sequence: 0,
@@ -128,6 +132,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         return Err(error);
     }
     remains.kept = true;
+    daemon.start_vrrp(&state.vrrp);
     // Not before the start is certain: dropped here, the servers leave no socket behind. Who asks
     // meanwhile waits to be accepted.
     let metrics = daemon.edges.metrics.clone();

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-use crate::{config::Limits, core::saved::Saved, dataplane::TablesId};
+use crate::{config::Limits, core::saved::Saved, dataplane::TablesId, vrrp::HeldAddress};
 
 /// Files put aside that are kept.
 const ASIDE_MAX: u32 = 8;
@@ -26,6 +26,9 @@ pub(super) struct State {
     pub(super) tables: Option<TablesId>,
     /// What the core keeps.
     pub(super) core: Saved,
+    /// The addresses that VRRP may have put on interfaces.
+    #[serde(default)]
+    pub(super) vrrp: Vec<HeldAddress>,
 }
 
 /// Held by the one daemon that works with a directory.
@@ -253,7 +256,11 @@ mod tests {
     fn a_state_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let limits = Limits { services: 1, backends: 2, ring_slots: 3, flows: 4 };
-        let state = State { tables: Some(TablesId::new(limits, [5, 6])), core: Saved::default() };
+        let state = State {
+            tables: Some(TablesId::new(limits, [5, 6])),
+            core: Saved::default(),
+            vrrp: Vec::new(),
+        };
         let saver = Saver::start(directory.path()).unwrap();
         saver.save_soon(&State::default());
         saver.save_now(&state);

@@ -26,7 +26,7 @@ use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration}
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -45,6 +45,21 @@ const MAX_SCRIPTS: usize = 64;
 /// Sockets that checks may hold at the same time, if the limit of open files allows. Enough for
 /// every backend of a full table (`limits.backends`, 16 384 by default) to be silent at once.
 const MAX_SOCKETS: usize = 16_384;
+
+/// Runs a program that is no check of a backend: exit status 0 is well. `turn` is given back when
+/// no process is left.
+///
+/// # Errors
+///
+/// One short sentence for people.
+pub(crate) async fn run_script(
+    argv: &[String],
+    limit: Duration,
+    turn: OwnedSemaphorePermit,
+) -> Result<(), String> {
+    let outcome = script::run(argv, &[script::search_path()], limit, turn).await;
+    outcome.map_err(|failure| failure.to_string())
+}
 
 /// Runs the checks; dropping it stops them all.
 pub struct Checker {

@@ -53,8 +53,17 @@ pub(super) async fn check(
     target: &Target,
     turn: OwnedSemaphorePermit,
 ) -> Result<(), Failure> {
-    let (mut group, mut output) = Group::start(argv, target)?;
-    let limit = target.check.timeout;
+    run(argv, &environment(target), target.check.timeout, turn).await
+}
+
+/// The same with any environment.
+pub(super) async fn run(
+    argv: &[String],
+    variables: &[(&'static str, OsString)],
+    limit: Duration,
+    turn: OwnedSemaphorePermit,
+) -> Result<(), Failure> {
+    let (mut group, mut output) = Group::start(argv, variables)?;
     let Ok(status) = timeout(limit, group.wait(&mut output)).await else {
         group.end(turn).await;
         return Err(Failure::Timeout(limit));
@@ -92,13 +101,20 @@ struct Output {
 // === impl Group ===
 
 impl Group {
-    fn start(argv: &[String], target: &Target) -> Result<(Self, Output), Failure> {
+    fn start(
+        argv: &[String],
+        variables: &[(&'static str, OsString)],
+    ) -> Result<(Self, Output), Failure> {
         let (program, arguments) = argv.split_first().ok_or_else(|| not_started("", None))?;
-        Self::spawn(program, arguments, target)
+        Self::spawn(program, arguments, variables)
             .map_err(|error| not_started(program, error.raw_os_error()))
     }
 
-    fn spawn(program: &str, arguments: &[String], target: &Target) -> io::Result<(Self, Output)> {
+    fn spawn(
+        program: &str,
+        arguments: &[String],
+        variables: &[(&'static str, OsString)],
+    ) -> io::Result<(Self, Output)> {
         let (read, write) = io::pipe()?;
         // The command holds the writing ends and goes at the end of this function; else the
         // output would never end.
@@ -106,7 +122,7 @@ impl Group {
         command
             .args(arguments)
             .env_clear()
-            .envs(environment(target))
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(write.try_clone()?)
             .stderr(write)
@@ -184,7 +200,7 @@ impl Output {
 
 fn environment(target: &Target) -> [(&'static str, OsString); 7] {
     [
-        ("PATH", env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())),
+        search_path(),
         ("WEIR_SERVICE", target.id.service.as_str().into()),
         ("WEIR_BACKEND", target.id.backend.as_str().into()),
         ("WEIR_ADDRESS", target.address.to_string().into()),
@@ -192,6 +208,11 @@ fn environment(target: &Target) -> [(&'static str, OsString); 7] {
         ("WEIR_VIP", target.service_address.to_string().into()),
         ("WEIR_VIP_PORT", target.service_port.to_string().into()),
     ]
+}
+
+/// What every program gets.
+pub(super) fn search_path() -> (&'static str, OsString) {
+    ("PATH", env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
 }
 
 fn not_started(program: &str, errno: Option<i32>) -> Failure {

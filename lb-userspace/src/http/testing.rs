@@ -48,6 +48,7 @@ fn answer(request: Request) {
         Request::Status(to) => drop(to.send(status())),
         Request::Command(command, to) => drop(to.send(carry_out(&command))),
         Request::Plan(command, to) => drop(to.send(plan(&command))),
+        Request::Vrrp(command, to) => drop(to.send(Ok(format!("{command:?}")))),
         Request::Explain(question, to) => drop(to.send(Explanation {
             service: Some(name("web")),
             backend: Some(name("a")),
@@ -123,6 +124,7 @@ pub(crate) fn status() -> Status {
             ],
         }],
         machine_suspected: false,
+        vrrp: Vec::new(),
         notices: Vec::new(),
         packets: PacketStatus {
             tx: 60,

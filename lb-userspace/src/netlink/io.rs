@@ -37,7 +37,7 @@ const NEWS_BYTES: usize = 64 * 1024;
 const DUMP_TRIES: u32 = 5;
 
 /// What can bear on the way to a backend.
-const GROUPS: [MulticastGroup; 9] = [
+pub(super) const ROUTE_GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -65,18 +65,19 @@ pub(super) enum News {
 }
 
 /// The news of links, neighbours and routes.
-pub(super) struct NewsSocket {
+pub(crate) struct NewsSocket {
     socket: TokioSocket,
     buffer: Vec<u8>,
 }
 
 impl NewsSocket {
-    pub(super) fn open() -> Result<Self, Error> {
+    /// Subscribes to groups of news.
+    pub(crate) fn open(groups: &[MulticastGroup]) -> Result<Self, Error> {
         let open = || {
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
             socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-            for group in GROUPS {
-                socket.socket_ref().add_membership(group as u32)?;
+            for group in groups {
+                socket.socket_ref().add_membership(*group as u32)?;
             }
             io::Result::Ok(socket)
         };
@@ -100,6 +101,11 @@ impl NewsSocket {
         }
     }
 
+    /// Waits until something of the groups has changed. Dropping the future loses nothing.
+    pub(crate) async fn changed(&mut self) -> Result<(), Error> {
+        self.next().await.map(drop)
+    }
+
     /// Throws away what waits. After an overrun the kernel drops all news, without telling again,
     /// until the queue has been empty once (`NETLINK_S_CONGESTED`, `net/netlink/af_netlink.c`):
     /// what is read anew before that would miss them for ever. The queue is bounded.
@@ -117,11 +123,11 @@ impl NewsSocket {
 
 /// The questions. Clones share the socket.
 #[derive(Clone)]
-pub(super) struct Kernel(Handle);
+pub(crate) struct Kernel(Handle);
 
 impl Kernel {
     /// Opens the socket; it closes when the last clone is gone.
-    pub(super) fn open() -> Result<Self, Error> {
+    pub(crate) fn open() -> Result<Self, Error> {
         let (mut connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
         // The ends of answers, so that one cut short by a closed socket is not taken for whole.
         connection.set_forward_done(true);
@@ -131,7 +137,7 @@ impl Kernel {
     }
 
     /// All interfaces.
-    pub(super) async fn links(&self) -> Result<Vec<LinkReport>, Error> {
+    pub(crate) async fn links(&self) -> Result<Vec<LinkReport>, Error> {
         let answers =
             self.dump("list interfaces", Message::GetLink(LinkMessage::default())).await?;
         let link = |answer| match answer {
@@ -193,7 +199,11 @@ impl Kernel {
         }
     }
 
-    async fn dump(&self, what: &'static str, question: Message) -> Result<Vec<Message>, Error> {
+    pub(super) async fn dump(
+        &self,
+        what: &'static str,
+        question: Message,
+    ) -> Result<Vec<Message>, Error> {
         let mut tries = 1;
         loop {
             let flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -207,7 +217,7 @@ impl Kernel {
 
     /// Sends one question and gathers its answers; false beside them if the kernel says that they
     /// may not fit together.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         what: &'static str,
         question: Message,

@@ -5,6 +5,7 @@
 //! (`message`), kept in one table that decides without I/O what they mean for each address
 //! (`table`, `hop`), and followed by the task in this file.
 
+mod address;
 mod error;
 mod hop;
 mod io;
@@ -24,10 +25,8 @@ use tokio::{
 };
 
 pub use self::error::Error;
-use self::{
-    io::{Kernel, News, NewsSocket},
-    table::Table,
-};
+pub(crate) use self::io::{Kernel, NewsSocket};
+use self::{io::News, table::Table};
 use crate::core::NextHopReport;
 
 /// How long news of routes and interfaces are gathered before the routes are looked up again.
@@ -148,7 +147,7 @@ impl Session {
     /// Subscribes before anything is read, so that no change falls in between; asks once, so that
     /// a kernel that does not answer is found out here.
     async fn open() -> Result<Self, Error> {
-        let session = Self { news: NewsSocket::open()?, kernel: Kernel::open()? };
+        let session = Self { news: NewsSocket::open(&io::ROUTE_GROUPS)?, kernel: Kernel::open()? };
         session.kernel.links().await?;
         Ok(session)
     }

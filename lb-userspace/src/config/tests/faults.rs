@@ -3,13 +3,13 @@
 use super::*;
 
 /// The faults of a text, less the file's name.
-fn faults(text: &str) -> Vec<String> {
+pub(super) fn faults(text: &str) -> Vec<String> {
     let faults = parse(text, "weir.toml").expect_err("a faulty file was accepted").to_string();
     faults.lines().map(|line| line.strip_prefix("weir.toml:").unwrap().to_owned()).collect()
 }
 
 /// Checks each text against its faults: a first line `7:1: …` stands for `weir.toml:7:1: …`.
-fn check(cases: &[(&str, &[&str])], prefix: &str) {
+pub(super) fn check(cases: &[(&str, &[&str])], prefix: &str) {
     for (text, expected) in cases {
         assert_eq!(faults(&format!("{prefix}{text}")), *expected, "\n{text}");
     }
@@ -324,13 +324,9 @@ fn what_this_version_lacks() {
     check(
         &[
             (
-                "[[vrrp]]\nname = \"front\"\n[sync]\nlisten = 1",
-                &[
-                    "7:3: [[vrrp]] is not supported by this version; use keepalived beside Weir to \
-                 move addresses between balancers",
-                    "9:2: [sync] is not supported by this version; use one balancer, or leave the \
-                 table out: each balancer then keeps its own flows",
-                ],
+                "[sync]\nlisten = 1",
+                &["7:2: [sync] is not supported by this version; use one balancer, or leave the \
+                 table out: each balancer then keeps its own flows"],
             ),
             (
                 "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nbackup = true\n\

@@ -1,0 +1,68 @@
+//! The daemon and its VRRP: what it tells, and what it is told.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::driver::Daemon;
+use crate::{
+    core::EventKind,
+    vrrp::{DaemonFacts, HeldAddress, Report, Told},
+};
+
+/// How long leaving in order may take: VRRP's own three seconds and the kernel's time.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
+
+impl Daemon {
+    /// Puts VRRP to work: addresses come where the program is, and not before.
+    pub(super) fn start_vrrp(&self, leftovers: &[HeldAddress]) {
+        self.inform_vrrp();
+        self.edges.vrrp.configure(self.config.vrrp.clone(), leftovers);
+    }
+
+    /// Tells everyone what happened to an instance.
+    pub(super) fn vrrp(&mut self, report: Report) {
+        let Report { instance, told } = report;
+        let kind = match told {
+            Told::Changed { from, to, reason } => EventKind::Vrrp { instance, from, to, reason },
+            Told::Note(what) => EventKind::VrrpNote { instance, what },
+        };
+        self.publish(kind, None);
+    }
+
+    /// Tells VRRP what it follows.
+    pub(super) fn inform_vrrp(&self) {
+        if self.config.vrrp.is_empty() {
+            return;
+        }
+        let attached = |name: &String| *self.ready.borrow() && !self.unattached.contains(name);
+        let names = self.attachments.iter().map(|attachment| &attachment.name);
+        self.edges.vrrp.set_facts(DaemonFacts {
+            services: self.core.serving(),
+            attached: names.map(|name| (name.clone(), attached(name))).collect(),
+        });
+    }
+
+    /// Gives the addresses to others, if there are any who want them.
+    pub(super) async fn leave_vrrp(&mut self) {
+        if self.config.vrrp.is_empty() {
+            return;
+        }
+        let mut left = self.edges.vrrp.leave();
+        let patience = tokio::time::sleep(LEAVE_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                biased;
+                report = self.edges.vrrp.report() => self.vrrp(report),
+                _ = &mut left => break,
+                () = &mut patience => {
+                    warn!("VRRP did not leave in time: its addresses may be on still");
+                    return;
+                }
+            }
+        }
+        // Nothing is left that a next run would have to take off.
+        self.config.vrrp.clear();
+    }
+}

@@ -1,0 +1,161 @@
+//! Telling the segment where an address is now: gratuitous ARP and unsolicited neighbour
+//! advertisements, as whole Ethernet frames, and when they are due.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use crate::config::Garp;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// Between the repetitions after a take-over: long enough for a switch that was busy, short enough
+/// for a client that missed the first.
+const REPEAT_PAUSE: Duration = Duration::from_millis(200);
+
+const BROADCAST: Mac = [0xff; 6];
+/// `ff02::1` on Ethernet (RFC 2464 section 7).
+const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ETHER_TYPE_ARP: [u8; 2] = 0x0806_u16.to_be_bytes();
+const ETHER_TYPE_IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
+const ICMPV6: u8 = 58;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// Router and override flags, not the solicited flag (RFC 9568 section 8.2.2).
+const NA_FLAGS: u8 = 0b1010_0000;
+const OPTION_TARGET_MAC: u8 = 2;
+/// The advertisement with its one option.
+const NA_LENGTH: u8 = 32;
+
+/// The frame that tells everyone that `address` is at `mac`.
+pub fn frame(address: IpAddr, mac: Mac) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => arp(address, mac),
+        IpAddr::V6(address) => neighbour_advertisement(address, mac),
+    }
+}
+
+/// A gratuitous ARP request (RFC 5944 section 4.6, RFC 9568 section 8.1.2): hosts update what they
+/// know, and nobody answers.
+fn arp(address: Ipv4Addr, mac: Mac) -> Vec<u8> {
+    let address = address.octets();
+    // Ethernet, IPv4, lengths of their addresses, request.
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    let nobody: Mac = [0; 6];
+    [&BROADCAST[..], &mac, &ETHER_TYPE_ARP, &head, &mac, &address, &nobody, &address].concat()
+}
+
+/// An unsolicited neighbour advertisement (RFC 4861 section 4.4, RFC 9568 section 8.2.2).
+fn neighbour_advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let target = address.octets();
+    let mut message = [
+        &[NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, NA_FLAGS, 0, 0, 0][..],
+        &target,
+        &[OPTION_TARGET_MAC, 1],
+        &mac,
+    ]
+    .concat();
+    let pseudo =
+        [&target[..], &ALL_NODES.octets(), &[0, 0, 0, NA_LENGTH, 0, 0, 0, ICMPV6]].concat();
+    let checksum = super::packet::sum(&[&pseudo, &message]);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    // Version 6, its length, ICMPv6, hop limit 255 (RFC 4861 section 7.1.2).
+    let header = [0x60, 0, 0, 0, 0, NA_LENGTH, ICMPV6, 255];
+    let ethernet = [&ALL_NODES_MAC[..], &mac, &ETHER_TYPE_IPV6].concat();
+    [&ethernet[..], &header, &target, &ALL_NODES.octets(), &message].concat()
+}
+
+/// When a master announces its addresses.
+#[derive(Debug, Clone, Default)]
+pub struct Schedule {
+    next: Option<Duration>,
+    repetitions: u32,
+}
+
+impl Schedule {
+    /// The addresses were taken: announce now, and so many times in all.
+    pub fn start(&mut self, garp: Garp, now: Duration) {
+        (self.next, self.repetitions) = (Some(now), garp.repeat);
+    }
+
+    /// The addresses are someone else's.
+    pub fn stop(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When [`Schedule::is_due`] is to be asked.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.next
+    }
+
+    /// Whether to announce now.
+    pub fn is_due(&mut self, garp: Garp, now: Duration) -> bool {
+        if self.next.is_none_or(|next| now < next) {
+            return false;
+        }
+        self.repetitions = self.repetitions.saturating_sub(1);
+        self.next = match (self.repetitions, garp.refresh) {
+            (1.., _) => Some(now + REPEAT_PAUSE),
+            (0, Duration::ZERO) => None,
+            (0, refresh) => Some(now + refresh),
+        };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 7];
+
+    #[test]
+    fn a_gratuitous_arp_byte_for_byte() {
+        let expected = [
+            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 7, 8, 6], // Ethernet
+            [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 7],                   // request, from our MAC
+            [192, 0, 2, 10, 0, 0, 0, 0, 0, 0, 192, 0, 2, 10],             // and the address, for it
+        ]
+        .concat();
+        assert_eq!(frame("192.0.2.10".parse().unwrap(), MAC), expected);
+    }
+
+    #[test]
+    fn a_neighbour_advertisement_byte_for_byte() {
+        let address: Ipv6Addr = "2001:db8::10".parse().unwrap();
+        let frame = frame(address.into(), MAC);
+        assert_eq!(frame[..14], [0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 7, 0x86, 0xdd]);
+        assert_eq!(frame[14..22], [0x60, 0, 0, 0, 0, 32, 58, 255]);
+        assert_eq!(frame[22..38], address.octets());
+        assert_eq!(frame[38..54], ALL_NODES.octets());
+        assert_eq!(frame[54..56], [136, 0]);
+        assert_eq!(frame[58..62], [0xa0, 0, 0, 0]);
+        assert_eq!(frame[62..78], address.octets());
+        assert_eq!(frame[78..], [2, 1, 2, 0, 0, 0, 0, 7]);
+        // A checksum over a message that holds its own is 0 (RFC 1071).
+        let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
+        assert_eq!(crate::vrrp::packet::sum(&[&pseudo, &frame[54..]]), 0);
+    }
+
+    #[test]
+    fn announcements_are_repeated_and_refreshed() {
+        let at = Duration::from_millis;
+        let times = |garp: Garp| {
+            let mut schedule = Schedule::default();
+            assert!(!schedule.is_due(garp, at(0)));
+            schedule.start(garp, at(1000));
+            let mut times = Vec::new();
+            while let Some(next) = schedule.deadline().filter(|next| *next < at(9000)) {
+                assert!(!schedule.is_due(garp, next.saturating_sub(at(1))));
+                assert!(schedule.is_due(garp, next));
+                times.push(next.as_millis());
+            }
+            times
+        };
+        assert_eq!(times(Garp { repeat: 3, refresh: Duration::ZERO }), [1000, 1200, 1400]);
+        let refreshed = Garp { repeat: 2, refresh: Duration::from_secs(3) };
+        assert_eq!(times(refreshed), [1000, 1200, 4200, 7200]);
+    }
+}

@@ -1,0 +1,304 @@
+//! The thread's one task: packets, timers, facts and wishes go into the instances; what they want
+//! is done.
+//!
+//! Whatever woke it, each round first takes in all that has arrived, and looks at the timers only
+//! then: a process that was stopped for a second finds the adverts of that second in its sockets,
+//! and does not take the master for gone.
+
+mod knowledge;
+mod orders;
+mod wishes;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::poll_fn,
+    net::IpAddr,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, error, warn};
+
+use super::{
+    Report, Request, VrrpStatus, Wanted, announce,
+    fsm::{Input, Output, State},
+    group,
+    instance::{Instance, Told},
+    io::{AdvertSocket, Buffer, FrameSocket, group as multicast_group},
+    keeper::{Keeper, Orders, Place},
+    script::Scripts,
+    track::{DaemonFacts, Facts},
+};
+use crate::{
+    clock::Clock,
+    config::{Name, Vrrp},
+};
+
+/// Packets taken from one socket before the timers have their turn.
+const BATCH: usize = 1024;
+/// The ends of the handle's channels.
+#[derive(Debug)]
+pub(super) struct Edges {
+    pub(super) wanted: watch::Receiver<Wanted>,
+    pub(super) facts: watch::Receiver<DaemonFacts>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) status: watch::Sender<Vec<VrrpStatus>>,
+    pub(super) reports: mpsc::Sender<Report>,
+}
+
+/// An instance and its socket.
+struct Running {
+    instance: Instance,
+    socket: Option<AdvertSocket>,
+    /// Why there is no socket.
+    deaf: Option<String>,
+}
+
+struct Driver {
+    clock: Clock,
+    status: watch::Sender<Vec<VrrpStatus>>,
+    reports: mpsc::Sender<Report>,
+    running: Vec<Running>,
+    facts: Facts,
+    /// Whether the kernel has told of its interfaces.
+    informed: bool,
+    frames: Option<FrameSocket>,
+    orders: watch::Sender<Orders>,
+    scripts: Scripts,
+    /// Addresses that no instance has any more.
+    dropped: BTreeSet<Place>,
+    /// Changes that the rest of a group has to follow.
+    moves: VecDeque<(Name, State)>,
+    reopen_at: Option<Duration>,
+    leaving: Option<oneshot::Sender<()>>,
+    buffer: Buffer,
+}
+
+/// Works until the handle is dropped.
+pub(super) async fn run(clock: Clock, edges: Edges) {
+    let Edges { mut wanted, facts: mut daemon_facts, mut requests, status, reports } = edges;
+    let (orders, orders_there) = watch::channel(Orders::default());
+    let (facts_there, mut link_facts) = watch::channel(None);
+    let (mended_there, mut mended) = mpsc::channel(64);
+    let (script_reports, mut outcomes) = mpsc::channel(64);
+    tokio::spawn(Keeper::new(orders_there, facts_there, mended_there).run());
+    let mut driver = Driver {
+        clock,
+        status,
+        reports,
+        running: Vec::new(),
+        facts: Facts::default(),
+        informed: false,
+        frames: None,
+        orders,
+        scripts: Scripts::new(script_reports),
+        dropped: BTreeSet::new(),
+        moves: VecDeque::new(),
+        reopen_at: None,
+        leaving: None,
+        buffer: Buffer::default(),
+    };
+    loop {
+        let deadline = driver.deadline();
+        tokio::select! {
+            () = readable(&driver.running) => {}
+            () = driver.sleep_until(deadline) => {}
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let wanted = wanted.borrow_and_update().clone();
+                driver.configure(wanted);
+            }
+            Ok(()) = link_facts.changed() => {
+                let links = link_facts.borrow_and_update().clone();
+                driver.learn_links(links);
+            }
+            Ok(()) = daemon_facts.changed() => {
+                driver.facts.daemon = daemon_facts.borrow_and_update().clone();
+                driver.assess();
+            }
+            Some((script, passes)) = outcomes.recv() => {
+                driver.facts.scripts.insert(script, passes);
+                driver.assess();
+            }
+            Some(mended) = mended.recv() => driver.tell_of(&mended),
+            Some(request) = requests.recv() => driver.answer(request),
+        }
+        driver.round();
+    }
+}
+
+/// Waits until one of the sockets has something.
+async fn readable(running: &[Running]) {
+    let sockets = || running.iter().filter_map(|each| each.socket.as_ref());
+    poll_fn(|context| {
+        // Each is asked, so that each wakes us.
+        let ready = sockets().filter(|socket| socket.poll_ready(context).is_ready()).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+impl Driver {
+    fn now(&self) -> Duration {
+        self.clock.now().monotonic
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        let instances = self.running.iter().filter_map(|each| each.instance.deadline());
+        instances.chain(self.reopen_at).min()
+    }
+
+    fn sleep_until(&self, deadline: Option<Duration>) -> impl Future<Output = ()> + use<> {
+        let wait = deadline.map(|deadline| deadline.saturating_sub(self.now()));
+        let until = wait.map(|wait| Instant::now() + wait);
+        async move {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// All that has arrived, then all that is due, then what follows from both.
+    fn round(&mut self) {
+        self.receive();
+        let now = self.now();
+        if self.reopen_at.is_some_and(|when| now >= when) {
+            self.assess();
+        }
+        for position in 0..self.running.len() {
+            let outputs = self.running[position].instance.fsm.handle(Input::Timer, now);
+            self.carry_out(position, outputs);
+        }
+        self.move_groups();
+        self.announce();
+        self.retire();
+        self.give_orders();
+        self.tell_status();
+        self.finish_leaving();
+    }
+
+    fn receive(&mut self) {
+        for position in 0..self.running.len() {
+            for _ in 0..BATCH {
+                let now = self.now();
+                let Running { instance, socket: Some(socket), .. } = &mut self.running[position]
+                else {
+                    break;
+                };
+                let Some(datagram) = socket.receive(&mut self.buffer) else { break };
+                let (outputs, told) = instance.receive(datagram, now);
+                if let Some(told) = told {
+                    self.tell(position, told);
+                }
+                self.carry_out(position, outputs);
+            }
+        }
+    }
+
+    /// Does what an instance wants, in its order.
+    fn carry_out(&mut self, position: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(priority) => self.send(position, priority),
+                Output::Take => {
+                    let now = self.now();
+                    let instance = &mut self.running[position].instance;
+                    instance.holds = Some(true);
+                    instance.announcements.start(instance.spec.garp, now);
+                    // Now: what a client sends meanwhile goes to the master that was.
+                    self.announce();
+                }
+                Output::Withdraw => {
+                    let instance = &mut self.running[position].instance;
+                    instance.holds = Some(false);
+                    instance.announcements.stop();
+                }
+                Output::Changed { from, to, why } => {
+                    let now = self.clock.now();
+                    let instance = &mut self.running[position].instance;
+                    let told = instance.changed(from, to, why.to_string(), now);
+                    if let (Some(group), Some(state)) =
+                        (instance.spec.sync_group.clone(), group::follows(from, to))
+                    {
+                        self.moves.push_back((group, state));
+                    }
+                    self.tell(position, told);
+                }
+                Output::Kept => {
+                    let note = "nobody took the released addresses over: they are kept";
+                    self.tell(position, Told::Note(note.to_owned()));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, position: usize, priority: u8) {
+        let Running { instance, socket: Some(socket), .. } = &mut self.running[position] else {
+            return;
+        };
+        let source = instance.fsm.settings().own;
+        let group = [multicast_group(instance.spec.is_ipv4())];
+        let peers = instance.spec.unicast_peers.clone();
+        let to: &[IpAddr] = if peers.is_empty() { &group } else { &peers };
+        for to in to {
+            let message = instance.advert(priority, *to);
+            if let Err(error) = socket.send(&message, source, *to) {
+                // The links' news tell why; one advert in three is enough.
+                debug!(instance = %instance.spec.name, %to, %error, "an advert was not sent");
+            }
+        }
+    }
+
+    /// Sends the announcements that are due.
+    fn announce(&mut self) {
+        let now = self.now();
+        for Running { instance, .. } in &mut self.running {
+            if !instance.announcements.is_due(instance.spec.garp, now) {
+                continue;
+            }
+            let Some(link) = self.facts.links.get(&instance.spec.interface) else { continue };
+            if self.frames.is_none() {
+                self.frames = FrameSocket::open().map_err(|error| error!("{error}")).ok();
+            }
+            let Some(frames) = &self.frames else { continue };
+            for prefix in &instance.spec.addresses {
+                let frame = announce::frame(prefix.address, link.mac);
+                if let Err(error) = frames.send(&frame, link.index) {
+                    warn!(address = %prefix.address, %error, "cannot announce an address");
+                }
+            }
+        }
+    }
+
+    /// Has the members of a group follow each other.
+    fn move_groups(&mut self) {
+        let instances = || self.running.iter().map(|each| &each.instance);
+        for group in group::agreed(instances().filter(|instance| !instance.retiring)) {
+            self.moves.push_back((group, State::Master));
+        }
+        // Each member changes its state once for each move; a few moves are a lot.
+        for _ in 0..16 {
+            let Some((group, state)) = self.moves.pop_front() else { return };
+            let now = self.now();
+            for position in 0..self.running.len() {
+                let instance = &mut self.running[position].instance;
+                if instance.spec.sync_group.as_ref() == Some(&group) && !instance.retiring {
+                    let outputs = instance.fsm.follow(state, now);
+                    self.carry_out(position, outputs);
+                }
+            }
+        }
+        self.moves.clear();
+    }
+}
+
+fn places(spec: &Vrrp) -> Vec<Place> {
+    spec.addresses.iter().map(|prefix| (spec.interface.clone(), *prefix)).collect()
+}

@@ -1,0 +1,132 @@
+//! What goes out: orders to the keeper, reports and status to the daemon.
+
+use tracing::warn;
+
+use super::{Driver, Running, places};
+use crate::{
+    config::{Name, Tracked, Vrrp},
+    vrrp::{
+        Report, VrrpStatus,
+        fsm::State,
+        instance::{Instance, Told},
+        keeper::{Mended, Orders, Place, Wanted},
+    },
+};
+
+impl Driver {
+    /// Lets instances go that are no longer configured and have left.
+    pub(super) fn retire(&mut self) {
+        let gone =
+            |each: &Running| each.instance.retiring && each.instance.fsm.state() == State::Fault;
+        if self.leaving.is_some() || !self.running.iter().any(gone) {
+            return;
+        }
+        let all = std::mem::take(&mut self.running);
+        let (gone, left): (Vec<_>, Vec<_>) = all.into_iter().partition(gone);
+        self.running = left;
+        for Running { instance, .. } in gone {
+            self.drop_addresses(&instance.spec);
+        }
+    }
+
+    pub(super) fn drop_addresses(&mut self, spec: &Vrrp) {
+        self.dropped.extend(places(spec));
+    }
+
+    /// Tells the keeper what is to be where.
+    pub(super) fn give_orders(&mut self) {
+        let mut orders = Orders::default();
+        for Running { instance, .. } in &self.running {
+            let owner = instance.spec.priority == u8::MAX;
+            let wanted = match instance.holds {
+                None => None,
+                Some(true) => Some(Wanted::On),
+                Some(false) if owner => Some(Wanted::OffIfOurs),
+                Some(false) => Some(Wanted::Off),
+            };
+            for place in places(&instance.spec) {
+                self.dropped.remove(&place);
+                if let Some(wanted) = wanted {
+                    let known = orders.addresses.entry(place).or_insert(wanted);
+                    // Of an instance that leaves and its successor, one may hold the address.
+                    if wanted == Wanted::On {
+                        *known = wanted;
+                    }
+                }
+            }
+            orders.interfaces.insert(instance.spec.interface.clone());
+            for track in &instance.spec.track {
+                if let Tracked::Interface(name) = &track.what {
+                    orders.interfaces.insert(name.clone());
+                }
+            }
+        }
+        for place in &self.dropped {
+            orders.interfaces.insert(place.0.clone());
+            orders.addresses.insert(place.clone(), Wanted::Dropped);
+        }
+        self.orders.send_if_modified(|known| {
+            let changed = *known != orders;
+            *known = orders;
+            changed
+        });
+    }
+
+    pub(super) fn tell(&self, position: usize, told: Told) {
+        let instance = self.running[position].instance.spec.name.clone();
+        self.report(instance, told);
+    }
+
+    pub(super) fn tell_of(&self, mended: &Mended) {
+        let Mended { place: (interface, prefix), what } = mended;
+        let of = |spec: &&Vrrp| spec.interface == *interface && spec.addresses.contains(prefix);
+        let specs = self.running.iter().map(|each| &each.instance.spec);
+        if let Some(spec) = specs.clone().find(of) {
+            let note = format!("{}: {what}", prefix.address);
+            self.report(spec.name.clone(), Told::Note(note));
+        } else {
+            warn!("{} of {interface}: {what}", prefix.address);
+        }
+    }
+
+    pub(super) fn report(&self, instance: Name, told: Told) {
+        if let Err(error) = self.reports.try_send(Report { instance, told }) {
+            warn!("a report was lost, the daemon being busy: {error}");
+        }
+    }
+
+    pub(super) fn tell_status(&self) {
+        let status: Vec<VrrpStatus> = self.current().map(Instance::status).collect();
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+
+    /// Says that all have left, once that is so, in the kernel too.
+    pub(super) fn finish_leaving(&mut self) {
+        let instances = || self.running.iter().map(|each| &each.instance);
+        let there = |place: &Place| {
+            let link = self.facts.links.get(&place.0);
+            link.is_some_and(|link| {
+                link.addresses.iter().any(|each| each.address == place.1.address)
+            })
+        };
+        let gone = |instance: &Instance| {
+            let owner = instance.spec.priority == u8::MAX;
+            instance.fsm.state() == State::Fault
+                && (owner || !places(&instance.spec).iter().any(there))
+        };
+        if self.leaving.is_some() && instances().all(gone) {
+            // Whoever waited may have lost patience.
+            let _ = self.leaving.take().map(|done| done.send(()));
+        }
+    }
+
+    pub(super) fn current(&self) -> impl Iterator<Item = &Instance> {
+        let leaving = self.leaving.is_some();
+        let instances = self.running.iter().map(|each| &each.instance);
+        instances.filter(move |instance| leaving || !instance.retiring)
+    }
+}

@@ -1,0 +1,474 @@
+//! The state machine of one virtual router (RFC 9568 section 6.4, RFC 3768 section 6.4), without
+//! I/O and without a clock: adverts, timers and wishes go in with the time, what is to be done
+//! comes out.
+//!
+//! Where it goes beyond the RFCs:
+//!
+//! - *Make before break.* Who leaves in order advertises priority 0 and keeps the addresses until
+//!   another router advertises itself, so that there is no moment without a master.
+//! - *Priority 0 counts from the master alone.* From anyone else it says nothing of the master.
+//! - *Answers have a pace.* A lower-priority master is answered at once, but a flood of its adverts
+//!   is not answered with a flood.
+//! - *Leftovers stay until it is known who owns them.* A daemon that was killed and comes back
+//!   takes its addresses off when it hears a master, not before: there may be none.
+
+mod leaving;
+mod model;
+
+use std::{net::IpAddr, time::Duration};
+
+use self::leaving::{Leaving, Then};
+pub use self::model::*;
+use super::packet::{Advert, PRIORITY_LEAVING, Version};
+
+/// The priority of who owns the addresses.
+pub const PRIORITY_OWNER: u8 = u8::MAX;
+/// Answers to others' adverts are at least this far apart: the shortest interval there is.
+const ANSWER_PAUSE: Duration = Duration::from_millis(10);
+
+/// One virtual router.
+#[derive(Debug, Clone)]
+pub struct Fsm {
+    settings: Settings,
+    role: Role,
+    /// The master's interval: ours in v2, in v3 the one it last advertised.
+    master_interval: Duration,
+    /// Whether the addresses were released by command: no master is preempted then.
+    released: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Role {
+    Fault(String),
+    Backup(Backup),
+    Master(Master),
+}
+
+#[derive(Debug, Clone)]
+struct Backup {
+    /// When the master was last heard.
+    heard: Duration,
+    /// When it counts as gone (`Active_Down_Timer`).
+    down: Duration,
+    /// The latest other master, also one that is to be preempted.
+    master: Option<Peer>,
+    /// The master said that it leaves.
+    left: Option<IpAddr>,
+    /// A master of lower priority is left alone until then.
+    preempt_at: Option<Duration>,
+    /// The master is gone, the group's others do not agree yet.
+    waiting: bool,
+    /// Addresses that a killed daemon left may be there still.
+    leftovers: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Master {
+    /// The next advert (`Adver_Timer`).
+    advert: Duration,
+    /// No answer before.
+    quiet_until: Duration,
+    leaving: Option<Leaving>,
+}
+
+impl Fsm {
+    /// A virtual router that takes no part yet.
+    pub fn new(settings: Settings) -> Self {
+        let role = Role::Fault("starting".to_owned());
+        Self { master_interval: settings.interval, settings, role, released: false }
+    }
+
+    /// Takes in what happened at `now` and returns what is to be done.
+    pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Start => self.start(now, &mut out),
+            Input::Stop(reason) => self.stop(Why::Missing(reason), &mut out),
+            Input::Leave => self.leave(now, &mut out),
+            Input::Timer => self.timer(now, &mut out),
+            Input::Advert(from, advert) => match &self.role {
+                Role::Fault(_) => {}
+                Role::Backup(_) => self.backup_hears(from, advert, now, &mut out),
+                Role::Master(_) => self.master_hears(from, advert, now, &mut out),
+            },
+        }
+        out
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        match self.role {
+            Role::Fault(_) => State::Fault,
+            Role::Backup(_) => State::Backup,
+            Role::Master(_) => State::Master,
+        }
+    }
+
+    /// Why it takes no part, if so.
+    pub fn fault(&self) -> Option<&str> {
+        match &self.role {
+            Role::Fault(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// When [`Input::Timer`] is due.
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.role {
+            Role::Fault(_) => None,
+            Role::Backup(backup) => (!backup.waiting).then_some(backup.down),
+            Role::Master(Master { advert, leaving: None, .. }) => Some(*advert),
+            Role::Master(Master { advert, leaving: Some(leaving), .. }) => {
+                Some(leaving.until.min(*advert))
+            }
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The router that has the addresses, as far as we know; nothing if we have them.
+    pub fn other_master(&self) -> Option<Peer> {
+        match &self.role {
+            Role::Backup(backup) => backup.master,
+            _ => None,
+        }
+    }
+
+    /// Whether it would be the master if its group agreed.
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.role, Role::Backup(backup) if backup.waiting)
+    }
+
+    /// Whether it is about to give its addresses up.
+    pub fn is_leaving(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if master.leaving.is_some())
+    }
+
+    /// Whether the addresses were released by command, so that no master is preempted.
+    pub fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// Changes the settings: a new priority or interval is advertised at once, and a backup's
+    /// timer follows from when the master was last heard.
+    pub fn configure(&mut self, settings: Settings, now: Duration) -> Vec<Output> {
+        if settings == self.settings {
+            return Vec::new();
+        }
+        let old = std::mem::replace(&mut self.settings, settings);
+        let Settings { version, priority, interval, own, .. } = self.settings;
+        if version == Version::V2 || self.other_master().is_none() {
+            self.master_interval = interval;
+        }
+        let down_interval = self.master_down_interval();
+        match &mut self.role {
+            Role::Fault(_) => {}
+            Role::Backup(backup) => {
+                if backup.left.is_none() {
+                    backup.down = backup.heard + down_interval;
+                }
+            }
+            Role::Master(master) => {
+                let changed = (old.priority, old.interval, old.own) != (priority, interval, own);
+                if changed && master.leaving.is_none() {
+                    master.advert = now + interval;
+                    return vec![Output::Send(priority)];
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Becomes the master now (`weir vrrp preempt`).
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: the master would win the addresses back with its next advert.
+    pub fn preempt(&mut self, now: Duration) -> Result<Vec<Output>, Refusal> {
+        self.preempts()?;
+        let mut out = Vec::new();
+        match &mut self.role {
+            Role::Fault(_) => {}
+            Role::Backup(_) => self.become_master(Why::Asked, now, &mut out),
+            Role::Master(master) => {
+                if master.leaving.take().is_some() {
+                    master.advert = now + self.settings.interval;
+                    out.push(Output::Send(self.settings.priority));
+                }
+            }
+        }
+        self.released = false;
+        Ok(out)
+    }
+
+    /// Whether [`Fsm::preempt`] would be refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]
+    pub fn preempts(&self) -> Result<(), Refusal> {
+        match &self.role {
+            Role::Fault(reason) => Err(Refusal::Fault(reason.clone())),
+            Role::Backup(Backup { master: Some(master), left: None, .. })
+                if !self.outranks(*master) =>
+            {
+                Err(Refusal::Outranked { master: *master, own: self.settings.priority })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the addresses up as soon as another router takes them, and leaves it alone then
+    /// (`weir vrrp release`).
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]
+    pub fn release(&mut self, now: Duration) -> Result<Vec<Output>, Refusal> {
+        match &self.role {
+            Role::Fault(reason) => Err(Refusal::Fault(reason.clone())),
+            Role::Backup(_) => Err(Refusal::NotMaster),
+            Role::Master(_) => {
+                self.released = true;
+                let mut out = Vec::new();
+                self.begin_leaving(Then::Stay, now, &mut out);
+                Ok(out)
+            }
+        }
+    }
+
+    /// Moves as the rest of its group did.
+    pub fn follow(&mut self, state: State, now: Duration) -> Vec<Output> {
+        let mut out = Vec::new();
+        match (&self.role, state) {
+            (Role::Backup(_), State::Master) => {
+                let why = self.end_of_master(now);
+                let why = if self.is_waiting() { why } else { Why::Group };
+                self.become_master(why, now, &mut out);
+            }
+            (Role::Master(Master { leaving: None, .. }), State::Backup) => {
+                self.begin_leaving(Then::Backup, now, &mut out);
+            }
+            _ => {}
+        }
+        out
+    }
+
+    // === Inputs ===
+
+    /// RFC 9568 section 6.4.1.
+    fn start(&mut self, now: Duration, out: &mut Vec<Output>) {
+        if self.state() != State::Fault {
+            return;
+        }
+        if self.settings.priority == PRIORITY_OWNER && !self.settings.grouped {
+            return self.become_master(Why::Owner, now, out);
+        }
+        self.master_interval = self.settings.interval;
+        self.become_backup(None, Why::Started, now, out);
+    }
+
+    /// The Shutdown event of RFC 9568 sections 6.4.2 and 6.4.3.
+    fn stop(&mut self, why: Why, out: &mut Vec<Output>) {
+        let from = self.state();
+        if from == State::Master {
+            out.push(Output::Send(PRIORITY_LEAVING));
+        }
+        out.push(Output::Withdraw);
+        self.role = Role::Fault(why.to_string());
+        if from != State::Fault {
+            out.push(Output::Changed { from, to: State::Fault, why });
+        }
+    }
+
+    fn leave(&mut self, now: Duration, out: &mut Vec<Output>) {
+        if self.state() == State::Master {
+            self.begin_leaving(Then::Fault, now, out);
+        } else {
+            self.stop(Why::Stopped, out);
+        }
+    }
+
+    fn timer(&mut self, now: Duration, out: &mut Vec<Output>) {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match &mut self.role {
+            Role::Fault(_) => {}
+            Role::Backup(backup) if self.settings.grouped => backup.waiting = true,
+            Role::Backup(_) => {
+                let why = self.end_of_master(now);
+                self.become_master(why, now, out);
+            }
+            Role::Master(Master { leaving: Some(leaving), .. }) if now >= leaving.until => {
+                let then = leaving.then;
+                self.end_leaving(then, now, out);
+            }
+            Role::Master(master) => {
+                // On the beat, unless so late that adverts would come in a burst.
+                let next = master.advert + self.settings.interval;
+                master.advert = if next > now { next } else { now + self.settings.interval };
+                let leaving = master.leaving.is_some();
+                let priority = if leaving { PRIORITY_LEAVING } else { self.settings.priority };
+                out.push(Output::Send(priority));
+            }
+        }
+    }
+
+    /// RFC 9568 section 6.4.2.
+    fn backup_hears(
+        &mut self,
+        from: IpAddr,
+        advert: &Advert,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        let peer = Peer { address: from, priority: advert.priority };
+        let skew = self.skew();
+        let Role::Backup(backup) = &mut self.role else { return };
+        if advert.priority == PRIORITY_LEAVING {
+            if backup.master.is_none_or(|master| master.address == from) {
+                // Never later than it would be without.
+                backup.down = backup.down.min(now + skew);
+                backup.left = Some(from);
+            }
+            return;
+        }
+        if std::mem::take(&mut backup.leftovers) {
+            out.push(Output::Withdraw);
+        }
+        backup.master = Some(peer);
+        let lower = advert.priority < self.settings.priority;
+        if lower && self.settings.preempt && !self.released {
+            let delay = self.settings.preempt_delay;
+            let preempt_at = *backup.preempt_at.get_or_insert(now + delay);
+            if now >= preempt_at {
+                // Discarded: the timer runs on.
+                return;
+            }
+        } else {
+            backup.preempt_at = None;
+        }
+        backup.heard = now;
+        backup.left = None;
+        backup.waiting = false;
+        self.learn(advert);
+        let down_interval = self.master_down_interval();
+        if let Role::Backup(backup) = &mut self.role {
+            backup.down = now + down_interval;
+        }
+    }
+
+    /// RFC 9568 section 6.4.3.
+    fn master_hears(
+        &mut self,
+        from: IpAddr,
+        advert: &Advert,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        let peer = Peer { address: from, priority: advert.priority };
+        let outranked = !self.outranks(peer);
+        let Role::Master(master) = &mut self.role else { return };
+        if let Some(leaving) = &master.leaving {
+            if advert.priority != PRIORITY_LEAVING {
+                let then = leaving.then;
+                self.learn(advert);
+                self.hand_over(peer, then, now, out);
+            }
+            return;
+        }
+        if advert.priority != PRIORITY_LEAVING && outranked {
+            self.learn(advert);
+            return self.become_backup(Some(peer), Why::Outranked(peer), now, out);
+        }
+        if now < master.quiet_until {
+            return;
+        }
+        master.quiet_until = now + ANSWER_PAUSE;
+        if advert.priority == PRIORITY_LEAVING {
+            master.advert = now + self.settings.interval;
+        }
+        out.push(Output::Send(self.settings.priority));
+    }
+
+    // === Changes of state ===
+
+    fn become_master(&mut self, why: Why, now: Duration, out: &mut Vec<Output>) {
+        let from = self.state();
+        let advert = now + self.settings.interval;
+        self.role = Role::Master(Master { advert, quiet_until: now, leaving: None });
+        self.released = false;
+        out.push(Output::Send(self.settings.priority));
+        out.push(Output::Take);
+        out.push(Output::Changed { from, to: State::Master, why });
+    }
+
+    fn become_backup(
+        &mut self,
+        master: Option<Peer>,
+        why: Why,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        let from = self.state();
+        if from == State::Master {
+            out.push(Output::Withdraw);
+        }
+        self.role = Role::Backup(Backup {
+            heard: now,
+            down: now + self.master_down_interval(),
+            master,
+            left: None,
+            preempt_at: None,
+            waiting: false,
+            leftovers: from == State::Fault,
+        });
+        out.push(Output::Changed { from, to: State::Backup, why });
+    }
+
+    // === What inputs have in common ===
+
+    /// Why the master is no longer followed when its timer has run out.
+    fn end_of_master(&self, now: Duration) -> Why {
+        let Role::Backup(backup) = &self.role else { return Why::Started };
+        match (backup.left, backup.master) {
+            (Some(address), _) => Why::Left(address),
+            (None, Some(peer)) if backup.preempt_at.is_some() => Why::Preempts(peer),
+            _ => Why::Silence(now.saturating_sub(backup.heard)),
+        }
+    }
+
+    /// A v3 master's interval is learned (RFC 9568 section 6.1, `Active_Adver_Interval`); in v2
+    /// another than ours was discarded.
+    fn learn(&mut self, advert: &Advert) {
+        if self.settings.version == Version::V3 {
+            self.master_interval = advert.interval;
+        }
+    }
+
+    /// Whether we are to be the master of the two. Addresses compare as unsigned numbers.
+    fn outranks(&self, peer: Peer) -> bool {
+        (self.settings.priority, self.settings.own) > (peer.priority, peer.address)
+    }
+
+    /// `Skew_Time` (RFC 9568 section 6.1; RFC 3768 section 6.1: parts of a second).
+    fn skew(&self) -> Duration {
+        let whole = match self.settings.version {
+            Version::V2 => Duration::from_secs(1),
+            Version::V3 => self.master_interval,
+        };
+        whole * (256 - u32::from(self.settings.priority)) / 256
+    }
+
+    /// `Active_Down_Interval`
+    fn master_down_interval(&self) -> Duration {
+        self.master_interval * 3 + self.skew()
+    }
+}
+
+#[cfg(test)]
+mod tests;

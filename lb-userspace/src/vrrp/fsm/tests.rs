@@ -1,0 +1,153 @@
+//! The state machine against golden scripts: what happens when, what follows, and what it waits
+//! for then. The scripts name the lines of the RFCs' state tables that they cover.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::config::parse_duration;
+
+/// Plays a script and reports the first line that went otherwise.
+fn play(script: &str) {
+    let mut fsm = None;
+    for (number, line) in (1..).zip(script.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(settings) = line.strip_prefix("router ") {
+            fsm = Some(Fsm::new(read_settings(settings)));
+            continue;
+        }
+        let (happening, expected) = line.split_once("->").expect(line);
+        let (time, event) = happening.trim().split_once(' ').expect(line);
+        let now = parse_duration(time).expect(line);
+        let fsm = fsm.as_mut().expect("a script begins with `router`");
+        let outcome = act(fsm, event.trim(), now);
+        let seen = format!("{outcome} | {}", describe(fsm));
+        let expected = expected.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(seen, expected, "line {number}: {line}");
+    }
+}
+
+fn read_settings(text: &str) -> Settings {
+    let mut settings = Settings {
+        version: Version::V3,
+        priority: 100,
+        interval: Duration::from_secs(1),
+        preempt: true,
+        preempt_delay: Duration::ZERO,
+        own: "10.0.0.1".parse().unwrap(),
+        grouped: false,
+    };
+    for word in text.split_whitespace() {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("v2", _) => settings.version = Version::V2,
+            ("v3", _) => settings.version = Version::V3,
+            ("grouped", _) => settings.grouped = true,
+            ("nopreempt", _) => settings.preempt = false,
+            ("priority", value) => settings.priority = value.parse().expect(word),
+            ("interval", value) => settings.interval = parse_duration(value).expect(word),
+            ("delay", value) => settings.preempt_delay = parse_duration(value).expect(word),
+            ("own", value) => settings.own = value.parse().expect(word),
+            _ => panic!("{word}"),
+        }
+    }
+    settings
+}
+
+fn act(fsm: &mut Fsm, event: &str, now: Duration) -> String {
+    let words: Vec<&str> = event.split_whitespace().collect();
+    let refused = |refusal: Refusal| format!("refused: {refusal}");
+    let outputs = match words[..] {
+        ["start"] => fsm.handle(Input::Start, now),
+        ["timer"] => fsm.handle(Input::Timer, now),
+        ["leave"] => fsm.handle(Input::Leave, now),
+        ["stop", ..] => fsm.handle(Input::Stop(words[1..].join(" ")), now),
+        ["advert", from, priority, interval] => {
+            let advert = Advert {
+                router_id: 1,
+                priority: priority.parse().unwrap(),
+                interval: parse_duration(interval).unwrap(),
+                addresses: vec!["192.0.2.1".parse().unwrap()],
+            };
+            let from: IpAddr = from.parse().unwrap();
+            fsm.handle(Input::Advert(from, &advert), now)
+        }
+        ["set", ..] => {
+            let Settings { version, interval, preempt, own, .. } = fsm.settings().clone();
+            let mut text = format!("v{} interval={}ns own={own} ", version.number(), 0);
+            text = text.replace("interval=0ns", &format!("interval={}ms", interval.as_millis()));
+            text.push_str(if preempt { "" } else { "nopreempt " });
+            text.push_str(&words[1..].join(" "));
+            fsm.configure(read_settings(&text), now)
+        }
+        ["preempt"] => match fsm.preempt(now) {
+            Ok(outputs) => outputs,
+            Err(refusal) => return refused(refusal),
+        },
+        ["release"] => match fsm.release(now) {
+            Ok(outputs) => outputs,
+            Err(refusal) => return refused(refusal),
+        },
+        ["follow", "master"] => fsm.follow(State::Master, now),
+        ["follow", "backup"] => fsm.follow(State::Backup, now),
+        _ => panic!("{event}"),
+    };
+    let words: Vec<String> = outputs.iter().map(output).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
+}
+
+fn output(output: &Output) -> String {
+    match output {
+        Output::Send(priority) => format!("send {priority}"),
+        Output::Take => "take".to_owned(),
+        Output::Withdraw => "withdraw".to_owned(),
+        Output::Changed { to, why, .. } => format!("{to}: {why}"),
+        Output::Kept => "kept".to_owned(),
+    }
+}
+
+fn describe(fsm: &Fsm) -> String {
+    let mut text = fsm.state().to_string();
+    if fsm.is_waiting() {
+        text.push_str(" waiting");
+    }
+    if fsm.is_leaving() {
+        text.push_str(" leaving");
+    }
+    match fsm.deadline() {
+        Some(time) => format!("{text} until {}ms", millis(time)),
+        None => text,
+    }
+}
+
+/// Exact: microseconds are what timers are held in, and more.
+fn millis(time: Duration) -> String {
+    let nanos = time.as_nanos();
+    let text = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+macro_rules! scripts {
+    ($($name:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            play(include_str!(concat!("scripts/", stringify!($name), ".txt")));
+        }
+    )*};
+}
+
+scripts!(
+    initialize,
+    backup,
+    master,
+    timers,
+    preemption,
+    version_2,
+    leaving,
+    planned_switch,
+    groups,
+    live_changes,
+);

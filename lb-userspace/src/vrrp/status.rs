@@ -1,0 +1,61 @@
+//! What VRRP says of itself: the `vrrp` of `status`.
+
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::fsm::State;
+use crate::{config::Name, core::status::unix_millis};
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VrrpStatus {
+    /// Its name.
+    pub name: Name,
+    /// Where it is.
+    pub interface: String,
+    /// The virtual router id.
+    pub router_id: u8,
+    /// The protocol's version, 2 or 3.
+    pub version: u8,
+    /// `master`, `backup` or `fault`.
+    pub state: State,
+    /// Why it is in this state.
+    pub reason: String,
+    /// Since when, in milliseconds since 1970.
+    #[serde(with = "unix_millis")]
+    pub since: SystemTime,
+    /// Its priority, penalties taken off.
+    pub priority: u8,
+    /// Failed conditions, and what each takes off the priority.
+    pub penalties: BTreeMap<String, u8>,
+    /// The addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// The other router that has the addresses, as far as is known.
+    pub master: Option<IpAddr>,
+    /// The addresses were released by command: no master is preempted until
+    /// `weir vrrp preempt`, or until it is gone.
+    pub released: bool,
+    /// Changes of state.
+    pub transitions: u64,
+    /// Adverts sent.
+    pub sent: u64,
+    /// Valid adverts received.
+    pub received: u64,
+    /// Discarded packets by reason.
+    pub discarded: BTreeMap<String, u64>,
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let state = Self::ALL.into_iter().find(|state| state.name() == name);
+        state.ok_or_else(|| D::Error::custom(format!("unknown VRRP state {name:?}")))
+    }
+}
