@@ -84,7 +84,7 @@ impl State {
             aside.display()
         );
         warn!("{notice}");
-        Ok((Self { tables, core: Saved::default() }, vec![notice]))
+        Ok((Self { tables, ..Self::default() }, vec![notice]))
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
         let saver = Saver::start(directory.path()).unwrap();
         for seed in [[1, u64::MAX], [3, 4]] {
             let tables = Some(TablesId::new(NO_TABLES, seed));
-            saver.save_now(&State { tables, core: Saved::default() });
+            saver.save_now(&State { tables, ..State::default() });
             fs::write(file(directory.path()), "ruined").unwrap();
             let (read, notices) = State::load(directory.path()).unwrap();
             assert_eq!((read.tables.unwrap().seed, notices.len()), (seed, 1));
