@@ -2,8 +2,9 @@
 //!
 //! [`core`] owns all state and has neither clock nor I/O. Around it, one folder an edge:
 //! [`config`] reads the file, [`health`] checks backends, [`netlink`] finds the way to them,
-//! [`dataplane`] holds the kernel's program and tables, [`control`] and [`admin`] answer people
-//! and machines over [`http`], [`daemon`] ties them together, with the machine's [`resources`] and the [`clock`], [`cli`] is the command line.
+//! [`dataplane`] holds the kernel's program and tables, [`sync`] keeps a second balancer's the same,
+//! [`control`] and [`admin`] answer people and machines over [`http`], [`daemon`] ties them
+//! together, with the machine's [`resources`] and the [`clock`], [`cli`] is the command line.
 
 pub mod admin;
 pub mod cli;
@@ -17,3 +18,4 @@ pub mod health;
 pub mod http;
 pub mod netlink;
 pub mod resources;
+pub mod sync;
