@@ -9,6 +9,8 @@
 //! | `FLOWS` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
 //! | `HALF_OPEN` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
 //! | `ANSWER` | [`Answer`] | none: `weir explain` alone |
+//! | `FLOW_NEWS` | [`FlowNews`], a ring buffer | none, unless a flow is recorded and peers listen |
+//! | `FLOW_NEWS_LOST` | `u64`, a CPU | none, unless that is full |
 //! | `BACKEND_COUNTERS` | [`BackendCounters`], a CPU | one a forwarded packet |
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 
@@ -271,6 +273,18 @@ impl FlowKey {
         (self.ports_and_service >> 32) as u32
     }
 
+    /// The key from its parts, the source as it lies in a key.
+    #[cfg(not(target_arch = "bpf"))]
+    pub const fn from_parts(source: [u64; 2], ports: u32, service: u32) -> Self {
+        Self { source, ports_and_service: ports as u64 | (service as u64) << 32 }
+    }
+
+    /// Both ports, as they stand in the packet.
+    #[cfg(not(target_arch = "bpf"))]
+    pub const fn ports(self) -> u32 {
+        self.ports_and_service as u32
+    }
+
     /// The key as 32-bit words, as it lies in the table.
     #[cfg(not(target_arch = "bpf"))]
     pub fn words(self) -> [u32; 6] {
@@ -313,6 +327,60 @@ impl FlowRecord {
     #[inline(always)]
     pub fn life(&self) -> u16 {
         (self.backend.load() >> 16) as u16
+    }
+}
+
+/// What the program tells of a record that it has just made or dropped, for peers: whole words,
+/// since it is built where the verifier allows aligned stores alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowNews {
+    /// Which flow.
+    pub key: FlowKey,
+    /// [`FlowRecord::backend`] (low half) and [`FlowRecord::seen`] (high half).
+    pub backend_and_seen: u64,
+    /// [`FlowRecord::slot`] (low half) and one of the kinds below (high half).
+    pub slot_and_kind: u64,
+}
+
+impl FlowNews {
+    /// Its opening packet was seen.
+    pub const OPENING: u32 = 0;
+    /// A later packet was seen.
+    pub const OPEN: u32 = 1;
+    /// A FIN or RST was seen.
+    pub const CLOSING: u32 = 2;
+    /// Its record was dropped.
+    pub const FORGOTTEN: u32 = 3;
+
+    /// News of one of these kinds.
+    #[inline(always)]
+    pub const fn new(key: FlowKey, backend: u32, seen: u32, slot: u32, kind: u32) -> Self {
+        Self {
+            key,
+            backend_and_seen: backend as u64 | (seen as u64) << 32,
+            slot_and_kind: slot as u64 | (kind as u64) << 32,
+        }
+    }
+
+    /// The backend's number and life.
+    pub const fn backend(&self) -> u32 {
+        self.backend_and_seen as u32
+    }
+
+    /// When the packet came.
+    pub const fn seen(&self) -> u32 {
+        (self.backend_and_seen >> 32) as u32
+    }
+
+    /// The slot, by index in the ring map.
+    pub const fn slot(&self) -> u32 {
+        self.slot_and_kind as u32
+    }
+
+    /// One of the kinds above.
+    pub const fn kind(&self) -> u32 {
+        (self.slot_and_kind >> 32) as u32
     }
 }
 
@@ -371,4 +439,5 @@ const _: () = assert!(size_of::<RingLine>() == 64);
 const _: () = assert!(size_of::<BackendEntry>() == 64);
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
+const _: () = assert!(size_of::<FlowNews>() == 40);
 const _: () = assert!(size_of::<BackendCounters>() == 32);

@@ -3,13 +3,16 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, LruHashMap, PerCpuArray},
+    btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
     helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
 use lb_common::{
     hash::Seed,
-    layout::{Answer, BackendCounters, BackendEntry, FlowKey, FlowRecord, RingLine, ServiceBucket},
+    layout::{
+        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, RingLine,
+        ServiceBucket,
+    },
     reason::Reason,
     slot::Slot,
     steer::{Constants, Flows, Stage, Tables, line_of},
@@ -28,6 +31,11 @@ static BACKENDS: Array<BackendEntry, 1, MAPPED> = Array::new();
 static FLOWS: LruHashMap<FlowKey, FlowRecord, 1> = LruHashMap::new();
 #[btf_map]
 static HALF_OPEN: LruHashMap<FlowKey, FlowRecord, 1> = LruHashMap::new();
+/// The controller sets its size, as those of the others.
+#[btf_map]
+static FLOW_NEWS: RingBuf<FlowNews, 4096> = RingBuf::new();
+#[btf_map]
+static FLOW_NEWS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static ANSWER: Array<Answer, 1> = Array::new();
 #[btf_map]
@@ -49,6 +57,10 @@ static SEED_HIGH: Global<u64> = Global::new(0);
 /// The number of service buckets less one.
 #[unsafe(no_mangle)]
 static PLACE_MASK: Global<u32> = Global::new(0);
+
+/// Whether recorded flows are told of. Where not, the verifier leaves the telling out.
+#[unsafe(no_mangle)]
+static TELLS: Global<u32> = Global::new(0);
 
 /// The address that frames for us carry.
 #[inline(always)]
@@ -130,6 +142,15 @@ impl Flows for KernelTables {
             Stage::HalfOpen => HALF_OPEN.insert(key, record, 0),
             Stage::Confirmed => FLOWS.insert(key, record, 0),
         };
+        if TELLS.load() != 0 {
+            let kind = match stage {
+                Stage::HalfOpen => FlowNews::OPENING,
+                Stage::Confirmed if record.closing.load() != 0 => FlowNews::CLOSING,
+                Stage::Confirmed => FlowNews::OPEN,
+            };
+            let (backend, slot) = (record.backend.load(), record.slot.load());
+            tell_of_flow(&FlowNews::new(*key, backend, record.seen.load(), slot, kind));
+        }
     }
 
     #[inline(always)]
@@ -139,6 +160,21 @@ impl Flows for KernelTables {
             Stage::HalfOpen => HALF_OPEN.remove(key),
             Stage::Confirmed => FLOWS.remove(key),
         };
+        // A half-open record goes when a confirmed one takes its place, which is told.
+        if TELLS.load() != 0 && matches!(stage, Stage::Confirmed) {
+            tell_of_flow(&FlowNews::new(*key, 0, 0, 0, FlowNews::FORGOTTEN));
+        }
+    }
+}
+
+/// Tells the controller of a record; counts it if there is no room.
+#[inline(always)]
+fn tell_of_flow(news: &FlowNews) {
+    if FLOW_NEWS.output(news, 0).is_err()
+        && let Some(lost) = FLOW_NEWS_LOST.get_ptr_mut(0)
+    {
+        // SAFETY: the kernel returned this CPU's own entry.
+        unsafe { *lost += 1 };
     }
 }
 

@@ -3,8 +3,9 @@
 //! [`core`] owns all state and has neither clock nor I/O. Around it, one folder an edge:
 //! [`config`] reads the file, [`health`] checks backends, [`netlink`] finds the way to them,
 //! [`dataplane`] holds the kernel's program and tables, [`vrrp`] shares addresses with other
-//! balancers, [`control`] and [`admin`] answer people and machines over [`http`], [`daemon`] ties
-//! them together, with the machine's [`resources`] and the [`clock`], [`cli`] is the command line.
+//! balancers, [`sync`] keeps their tables the same, [`control`] and [`admin`] answer people and
+//! machines over [`http`], [`daemon`] ties them together, with the machine's [`resources`] and the
+//! [`clock`], [`cli`] is the command line.
 
 pub mod admin;
 pub mod cli;
@@ -18,4 +19,5 @@ pub mod health;
 pub mod http;
 pub mod netlink;
 pub mod resources;
+pub mod sync;
 pub mod vrrp;

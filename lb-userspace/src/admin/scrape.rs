@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::metrics::{Checks, Metrics};
 use crate::{
-    core::{BackendId, BackendState, BackendStatus, ServiceStatus, Status},
+    core::{BackendId, BackendState, BackendStatus, PeerStatus, ServiceStatus, Status, SyncRole},
     vrrp::fsm::State,
 };
 
@@ -47,6 +47,7 @@ impl Collector for Snapshot {
         self.services(&mut encoder)?;
         self.packets(&mut encoder)?;
         self.vrrp(&mut encoder)?;
+        self.sync(&mut encoder)?;
         self.health_checks(&mut encoder)
     }
 }
@@ -140,6 +141,35 @@ impl Snapshot {
         counter(encoder, "vrrp_discarded", "Received packets that were no valid adverts", samples)
     }
 
+    fn sync(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(sync) = &self.status.sync else { return Ok(()) };
+        let name = |peer: &PeerStatus| peer.address.to_string();
+        let connected = sync.peers.iter().map(|peer| (name(peer), u32::from(peer.connected)));
+        let samples: Vec<_> = connected.collect();
+        let samples = samples.iter().map(|(peer, value)| ([("peer", peer.as_str())], *value));
+        gauge(encoder, "sync_connected", "Whether the peer is connected", samples)?;
+        let lags = sync.peers.iter().filter_map(|peer| Some((name(peer), peer.lag_seconds?)));
+        let lags: Vec<_> = lags.collect();
+        let lags =
+            lags.iter().map(|(peer, lag)| ([("peer", peer.as_str())], ConstGauge::new(*lag)));
+        let help = "How long ago what the peer has not taken in yet was said";
+        family(encoder, "sync_lag_seconds", help, lags)?;
+        let leads = u32::from(sync.role == SyncRole::Leader);
+        let help = "Whether the others go by this node's tables";
+        single(encoder, "sync_leader", help, &ConstGauge::new(leads))?;
+        let help = "Services whose slots differ between leader and follower";
+        single(encoder, "table_digest_mismatch", help, &ConstGauge::new(sync.services_differ))?;
+        for (name, help, value) in [
+            ("sync_flows_sent", "Recorded flows that peers were told of", sync.flows_sent),
+            ("sync_flows_received", "Recorded flows that peers told of", sync.flows_received),
+            ("sync_snapshots", "How often a peer was told everything", sync.snapshots),
+        ] {
+            single(encoder, name, help, &ConstCounter::new(value))?;
+        }
+        let refused = sync.refused.iter().map(|(why, n)| ([("reason", why.as_str())], *n));
+        counter(encoder, "sync_refused", "Connections that were turned away", refused)
+    }
+
     /// Only of backends that exist: a check that was under way when its backend was removed may
     /// be counted after it was forgotten.
     fn health_checks(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -196,6 +226,17 @@ fn gauge<L: EncodeLabelSet>(
     samples: impl IntoIterator<Item = (L, u32)>,
 ) -> fmt::Result {
     family(encoder, name, help, samples.into_iter().map(|(l, v)| (l, ConstGauge::new(v))))
+}
+
+/// Writes a metric that has one sample, without labels.
+fn single(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
+    let help = format!("{help}.");
+    metric.encode(encoder.encode_descriptor(name, &help, None, metric.metric_type())?)
 }
 
 /// Writes one metric with all its samples; without samples nothing, not even its name.

@@ -98,6 +98,14 @@ pub enum Command {
     #[command(subcommand)]
     #[command(after_help = "Example:\n  weir vrrp release front")]
     Vrrp(Vrrp),
+    /// Make a key for [sync], for every balancer to have a copy of
+    #[command(after_help = "Example:\n  weir sync-key /etc/weir/sync.key && scp \
+                            /etc/weir/sync.key lb-2:/etc/weir/")]
+    SyncKey {
+        /// The file to write, which must not exist; without it the key is printed
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Take program, maps and links out of the kernel: balancing ends
     #[command(after_help = "Example:\n  systemctl stop weir && weir detach")]
     Detach,

@@ -23,6 +23,7 @@ use crate::{
     control::Done,
     core::{BackendChange, ExplainRequest, Status},
     daemon,
+    sync::Key,
 };
 
 const DEFAULT_CONFIG: &str = "/etc/weir/weir.toml";
@@ -34,6 +35,7 @@ pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(options) => run_daemon(&place, options),
         Command::Check => check(&place),
         Command::Detach => daemon::detach(&config::load(&place.config_path())?),
+        Command::SyncKey { file } => make_key(file.as_deref(), place.json),
         Command::Completions { shell } => {
             // Into memory first: the generator panics when its output is closed.
             let mut script = Vec::new();
@@ -56,6 +58,9 @@ fn run_daemon(place: &Place, options: Run) -> anyhow::Result<()> {
 fn check(place: &Place) -> anyhow::Result<()> {
     let path = place.config_path();
     let config = config::load(&path)?;
+    if let Some(sync) = &config.sync {
+        Key::load(&sync.key_file)?;
+    }
     let services = config.services.len();
     let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
     if place.json {
@@ -63,6 +68,25 @@ fn check(place: &Place) -> anyhow::Result<()> {
     }
     let (services, backends) = (count(services, "service"), count(backends, "backend"));
     Ok(writeln!(io::stdout(), "{} is fine: {services}, {backends}", path.display())?)
+}
+
+/// Makes a key and writes it into a file, or prints it.
+fn make_key(file: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    let key = Key::generate();
+    let Some(file) = file else {
+        let text = key.to_base64();
+        return if json {
+            print_json(&serde_json::json!({ "key": text }))
+        } else {
+            Ok(writeln!(io::stdout(), "{text}")?)
+        };
+    };
+    key.store(file)?;
+    if json {
+        return print_json(&serde_json::json!({ "file": file }));
+    }
+    let file = file.display();
+    Ok(writeln!(io::stdout(), "{file} holds a new key; copy it to every balancer")?)
 }
 
 /// The commands that ask the daemon.
@@ -101,7 +125,11 @@ async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()
             let answer = client.ask(Method::POST, "/v1/reload", None, Vec::new()).await?;
             print(json, &answer, |done: Done| done.message + "\n")
         }
-        Command::Run(_) | Command::Check | Command::Detach | Command::Completions { .. } => {
+        Command::Run(_)
+        | Command::Check
+        | Command::Detach
+        | Command::SyncKey { .. }
+        | Command::Completions { .. } => {
             unreachable!("done without a daemon in `run`")
         }
     }

@@ -84,6 +84,8 @@ fn what(kind: &EventKind, style: Style) -> String {
             format!("the state is not kept, a restart would lose changes: {reason}")
         }
         EventKind::StateKept => "the state is kept again".to_owned(),
+        EventKind::Sync { peer: Some(peer), what } => format!("peer {peer}: {what}"),
+        EventKind::Sync { peer: None, what } => format!("sync: {what}"),
         EventKind::Stopped => "stopped; packets go on".to_owned(),
     }
 }

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     config::{Algorithm, AttachMode, Forward},
-    core::{BackendState, BackendStatus, Health, PacketStatus, ServiceStatus, Status},
+    core::{
+        BackendState, BackendStatus, Health, PacketStatus, ServiceStatus, Status, SyncRole,
+        SyncStatus,
+    },
 };
 
 /// An earlier state, and how long ago it was: what rates are made of.
@@ -39,12 +42,51 @@ pub(super) fn text(
         let _ = writeln!(out, "note: {notice}");
     }
     out.push_str(&vrrp::text(&status.vrrp, now, style));
+    if let Some(sync) = &status.sync {
+        out.push_str(&sync_text(sync));
+    }
     for service in &status.services {
         out.push('\n');
         out.push_str(&service_text(service, before, now, style));
     }
     out.push('\n');
     out.push_str(&packets(&status.packets));
+    out
+}
+
+/// A line on this node among its peers, and one on each peer.
+fn sync_text(sync: &SyncStatus) -> String {
+    let role = match (sync.role, &sync.leader) {
+        (SyncRole::Joining, _) => "looks for peers".to_owned(),
+        (SyncRole::Leader, _) => "leads".to_owned(),
+        (SyncRole::Follower, leader) => {
+            format!("follows {}", leader.as_deref().unwrap_or("its leader"))
+        }
+    };
+    let tables = match (sync.services_differ, sync.synced) {
+        (0, true) => "same tables".to_owned(),
+        (0, false) => "tables not here yet".to_owned(),
+        (n, _) => format!("{n} services differ"),
+    };
+    let mut out = format!("sync: {role}, {tables}\n");
+    for node in &sync.split {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "sync: split brain: {node} has the addresses as well");
+    }
+    for peer in &sync.peers {
+        let state = match (&peer.node, &peer.error) {
+            (Some(node), _) => {
+                let lag = peer.lag_seconds.unwrap_or_default() * 1000.0;
+                format!("{node}, connected, {lag:.1} ms behind")
+            }
+            (None, Some(error)) => format!("not connected: {error}"),
+            (None, None) => "not connected".to_owned(),
+        };
+        let _ = writeln!(out, "  peer {}: {state}", peer.address);
+        for difference in &peer.config_differs {
+            let _ = writeln!(out, "    differs: {difference}");
+        }
+    }
     out
 }
 

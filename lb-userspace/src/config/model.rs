@@ -1,6 +1,12 @@
 //! The configuration as the rest of the program sees it: parsed, complete, consistent.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[[interface]]`, at least one, names unique.
     pub interfaces: Vec<Interface>,
+    /// `[sync]`, if there are peers.
+    pub sync: Option<Sync>,
     /// `[[service]]`, names unique, no two with the same address, port and protocol.
     pub services: Vec<Service>,
     /// `[[vrrp]]`, names unique.
@@ -63,7 +71,18 @@ pub struct Control {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
-    pub listen: std::net::SocketAddr,
+    pub listen: SocketAddr,
+}
+
+/// The other balancers with the same tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sync {
+    /// Where this node listens for them.
+    pub listen: SocketAddr,
+    /// Where they listen; at least one, none twice.
+    pub peers: Vec<SocketAddr>,
+    /// The file of the key that all share.
+    pub key_file: PathBuf,
 }
 
 /// Sizes of the kernel tables, fixed when the program is loaded.

@@ -2,7 +2,11 @@
 //!
 //! Every function asks for all its keys before it gives up on any, so that all faults come out.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use lb_common::layout::BACKENDS_MAX;
 use toml::de::DeTable;
@@ -13,7 +17,7 @@ use super::{
     health::{Checked, health},
     model::{
         Admin, Algorithm, AttachMode, Backend, Config, Control, DEFAULT_SOCKET, Forward, Interface,
-        Limits, Name, Node, OnEmpty, Protocol, Service, Share,
+        Limits, Name, Node, OnEmpty, Protocol, Service, Share, Sync,
     },
     reader::Table,
     values, vrrp,
@@ -21,6 +25,8 @@ use super::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const EXPECTED_PEERS: &str =
+    "a list of the other balancers' addresses and ports, such as [\"192.168.1.2:9751\"]";
 
 /// The whole file.
 pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
@@ -32,17 +38,14 @@ pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
         let interfaces = interfaces(root);
         let services = services(root, limits.as_ref());
         let vrrp = vrrp::instances(root, services.as_deref());
-        root.refuse_key(
-            "sync",
-            "[sync] is not supported by this version; use one balancer, or leave the table out: \
-             each balancer then keeps its own flows",
-        );
+        let sync = sync(root);
         Some(Config {
             node: node?,
             control: control?,
             admin: admin?,
             limits: limits?,
             interfaces: interfaces?,
+            sync: sync?,
             services: services?,
             vrrp: vrrp?,
         })
@@ -88,6 +91,59 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         ring_slots: ring_slots?,
         flows: flows?,
     })
+}
+
+/// The peers; `Some(None)` where there are none.
+#[allow(clippy::option_option, reason = "refused, absent, there")]
+fn sync(root: &mut Table<'_>) -> Option<Option<Sync>> {
+    if !root.has("sync") {
+        root.ignore(&["sync"]);
+        return Some(None);
+    }
+    root.section("sync", "in [sync]", |table| {
+        let listen = table.required("listen", values::socket_address);
+        if !table.has("peers") {
+            table.missing("peers");
+        }
+        let peers = table.list("peers", EXPECTED_PEERS, values::socket_address);
+        let key_file = table.required("key_file", values::path);
+        for key in ["probe", "witness", "fence"] {
+            let why = format!(
+                "sync.{key} is not supported by this version; leave it out: a peer counts as gone \
+                 after three seconds of silence"
+            );
+            table.refuse_key(key, &why);
+        }
+        if let Some(listen) = listen.filter(|listen| listen.port() == 0) {
+            table.fault(
+                "listen",
+                format!("listen: found {listen}, expected a port that peers know"),
+            );
+        }
+        if let Some(peers) = &peers {
+            check_peers(table, listen, peers);
+        }
+        Some(Some(Sync { listen: listen?, peers: peers?, key_file: key_file? }))
+    })
+}
+
+fn check_peers(table: &Table<'_>, listen: Option<SocketAddr>, peers: &[SocketAddr]) {
+    for (position, peer) in peers.iter().enumerate() {
+        if peers[..position].contains(peer) {
+            table.fault("peers", format!("peers: {peer} is given twice"));
+        }
+        if Some(*peer) == listen {
+            let message = format!(
+                "peers: found {peer}, where this node listens itself; expected the others alone"
+            );
+            table.fault("peers", message);
+        }
+        if peer.port() == 0 || peer.ip().is_unspecified() {
+            let message =
+                format!("peers: found {peer}, expected the address and port of one balancer");
+            table.fault("peers", message);
+        }
+    }
 }
 
 fn interfaces(root: &mut Table<'_>) -> Option<Vec<Interface>> {

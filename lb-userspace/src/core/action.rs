@@ -6,6 +6,7 @@ use lb_common::{
 };
 
 use super::{BackendId, EventKind, Now, places::Place};
+use crate::sync::packet::Message;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub enum Action {
     Persist,
     /// Tell everyone.
     Event(EventKind, Option<Cause>),
+    /// Say this to all peers.
+    Publish(Message),
     /// A backend is gone: its counters and metrics end. The number is the one it had.
     Forget(BackendId, u16),
 }

@@ -17,6 +17,17 @@ use crate::config::{Backend, Name, Service};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes(BTreeMap<Name, BTreeMap<Name, Change>>);
 
+/// When a change was made, and on which node. Of two changes to one backend the later one holds,
+/// on every node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Milliseconds since 1970 by the node's clock, or one more than in the latest stamp it had
+    /// seen if that is more: a clock that goes back makes no change older than one before it.
+    pub millis: u64,
+    /// The node, to decide between changes of the same moment.
+    pub node: Name,
+}
+
 /// The changes to one backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -132,6 +143,17 @@ impl Changes {
     /// Says what an operator wants of a backend.
     pub fn administer(&mut self, id: &BackendId, admin: Admin) {
         self.change(&id.service, &id.backend).admin = admin;
+        self.forget_if_void(&id.service, &id.backend);
+    }
+
+    /// The change to a backend, if there is one.
+    pub fn of(&self, id: &BackendId) -> Option<&Change> {
+        self.0.get(&id.service)?.get(&id.backend)
+    }
+
+    /// Takes over the change to a backend that another node made.
+    pub fn replace(&mut self, id: &BackendId, change: Change) {
+        *self.change(&id.service, &id.backend) = change;
         self.forget_if_void(&id.service, &id.backend);
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::config::{Backend as Spec, Name, Service as ServiceSpec};
 
 /// The largest weight.
-const WEIGHT_MAX: u16 = 256;
+pub(super) const WEIGHT_MAX: u16 = 256;
 
 impl Core {
     /// Does what an operator asks for, and says in a sentence what was done.
@@ -90,6 +90,7 @@ impl Core {
         let mut changes = self.changes.clone();
         changes.administer(id, admin);
         self.adopt_changes(changes, &id.service, now)?;
+        self.stamp(id, now);
         Ok(match admin {
             Admin::Serve => format!("{id} is enabled; its checks decide"),
             Admin::Drain => {
@@ -102,11 +103,13 @@ impl Core {
     fn edit(&mut self, id: &BackendId, wanted: Option<Spec>, now: Now) -> Result<(), CommandError> {
         let mut changes = self.changes.clone();
         changes.edit(self.spec(&id.service)?, &id.backend, wanted);
-        self.adopt_changes(changes, &id.service, now)
+        self.adopt_changes(changes, &id.service, now)?;
+        self.stamp(id, now);
+        Ok(())
     }
 
     /// Puts changes in force, or leaves all as it was if they do not fit.
-    fn adopt_changes(
+    pub(super) fn adopt_changes(
         &mut self,
         changes: Changes,
         service: &Name,

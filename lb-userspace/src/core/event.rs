@@ -162,6 +162,13 @@ pub enum EventKind {
     },
     /// It is written again.
     StateKept,
+    /// Something happened between this node and its peers.
+    Sync {
+        /// The peer, if it is about one.
+        peer: Option<String>,
+        /// What, for people.
+        what: String,
+    },
     /// The daemon stops; packets go on.
     Stopped,
 }

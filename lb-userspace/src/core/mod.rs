@@ -21,6 +21,7 @@ pub mod input;
 pub mod maglev;
 pub mod places;
 mod plan;
+mod replica;
 mod report;
 pub mod ring;
 pub mod saved;
@@ -44,7 +45,15 @@ use std::{
 use lb_common::{layout::BackendEntry, steer::Tables};
 
 pub use self::{
-    action::*, command::*, event::*, explain::*, input::*, plan::*, report::CheckTarget, status::*,
+    action::*,
+    command::*,
+    event::*,
+    explain::*,
+    input::*,
+    plan::*,
+    replica::{KernelFlow, Stamps, refresh_period},
+    report::CheckTarget,
+    status::*,
 };
 use self::{
     allocation::{Numbers, Spans},
@@ -52,6 +61,7 @@ use self::{
     changes::Changes,
     health::Health as Checks,
     places::Places,
+    replica::Replica,
     ring::Recorded,
     saved::Saved,
     service::Service,
@@ -73,6 +83,8 @@ pub struct Core {
     spans: Spans,
     /// The number of the last life of each backend number.
     lives: HashMap<u16, u16>,
+    /// What is kept for peers, if there are any.
+    replica: Option<Replica>,
     /// Half-open and confirmed records that the last sweep left.
     recorded_flows: (u64, u64),
     /// The same by slot and backend.
@@ -158,6 +170,10 @@ impl Core {
             backend_numbers: Numbers::new(limits.backends),
             spans: Spans::new(limits.ring_slots),
             lives: HashMap::new(),
+            replica: config.sync.as_ref().and_then(|_| {
+                let node = Name::new(&config.node.name).ok()?;
+                Some(Replica::new(node, saved.stamps.clone()))
+            }),
             recorded_flows: (0, 0),
             recorded: Arc::default(),
             suspicion: None,
@@ -228,6 +244,7 @@ impl Core {
         let before = self.clone();
         self.config = config;
         self.notices = self.changes.settle(&self.config.services);
+        self.forget_stamps();
         self.unsaved = Unsaved::Places;
         if let Err(error) = self.apply(now) {
             *self = before;
@@ -259,8 +276,14 @@ impl Core {
         self.settle();
         let mut moved = HashMap::new();
         let now = self.now;
+        let following = self.is_following();
         for service in self.services.values_mut() {
             if !service.stale || service.is_warming(now) {
+                continue;
+            }
+            // The leader's slots hold, unless they name what is no longer here.
+            if following && !service.names_the_gone() {
+                service.stale = false;
                 continue;
             }
             let changed = service.rebuild(self.now);

@@ -65,7 +65,8 @@ impl Core {
     pub fn saved(&self) -> Saved {
         let services = self.services.iter().map(|(n, s)| (n.clone(), saved_service(s))).collect();
         let machine_suspected = self.machine_suspected();
-        Saved { changes: self.changes.clone(), services, machine_suspected }
+        let stamps = self.stamps();
+        Saved { changes: self.changes.clone(), stamps, services, machine_suspected }
     }
 
     /// The whole state; traffic figures and interfaces are left for the daemon to fill in.
@@ -75,6 +76,7 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             interfaces: Vec::new(),
             machine_suspected: self.machine_suspected(),
+            sync: None,
             services: self.services.values().map(service_status).collect(),
             vrrp: Vec::new(),
             notices: self.notices.clone(),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use lb_common::{
+    hash::mix,
     layout::RingSpan,
     slot::{Prior, Slot},
 };
@@ -29,6 +30,8 @@ pub struct Ring {
     /// Since when a slot that is not settled is in its state. A flat table, since it is written
     /// between a fault and its repair; empty while every slot is settled.
     since: Vec<Duration>,
+    /// See [`Ring::digest`]; nothing after a change.
+    digest: Option<u64>,
 }
 
 /// What a change of the ring comes to.
@@ -48,7 +51,7 @@ impl Ring {
     /// A ring that nobody owns.
     pub fn new(span: RingSpan) -> Self {
         let slots = vec![Slot::settled(Slot::NONE); span.length as usize];
-        Self { span, slots, unsettled: 0, since: Vec::new() }
+        Self { span, slots, unsettled: 0, since: Vec::new(), digest: None }
     }
 
     /// A ring as an earlier run left it. What it remembers is remembered for another full time.
@@ -56,7 +59,7 @@ impl Ring {
         let unsettled: u32 =
             (0..).zip(&slots).filter(|(_, slot)| !slot.is_settled()).map(|_| 1u32).sum();
         let since = if unsettled > 0 { vec![now; slots.len()] } else { Vec::new() };
-        Self { span, slots, unsettled, since }
+        Self { span, slots, unsettled, since, digest: None }
     }
 
     /// Its part of the ring map.
@@ -158,7 +161,41 @@ impl Ring {
         changed
     }
 
+    /// Makes slots, by position, what they are elsewhere. What they remember is remembered for a
+    /// full time from now on. Returns the slots that changed, by index in the ring map.
+    pub fn install(&mut self, slots: &[(u32, Slot)], now: Duration) -> Vec<(u32, Slot)> {
+        let mut changed = Vec::new();
+        for (position, slot) in slots {
+            if self.slots.get(*position as usize).is_some_and(|old| old != slot) {
+                self.set(*position, *slot, now);
+                changed.push((self.span.base + position, *slot));
+            }
+        }
+        changed
+    }
+
+    /// What [`Ring::digest`] said, if no slot has changed since.
+    pub fn known_digest(&self) -> Option<u64> {
+        self.digest
+    }
+
+    /// A digest of all slots, in which backends stand by what `identity` makes of their numbers.
+    pub fn digest(&mut self, identity: impl Fn(u16) -> u64) -> u64 {
+        let each = (0u64..).zip(&self.slots).map(|(position, slot)| {
+            let past = match slot.prior() {
+                Prior::Settled => 1,
+                Prior::Exceptions => 2,
+                Prior::Moving(prior) => identity(prior),
+            };
+            mix(mix(position ^ identity(slot.owner())) ^ past)
+        });
+        let digest = each.fold(u64::from(self.span.length), u64::wrapping_add);
+        self.digest = Some(digest);
+        digest
+    }
+
     fn set(&mut self, position: u32, slot: Slot, now: Duration) {
+        self.digest = None;
         let old = std::mem::replace(&mut self.slots[position as usize], slot);
         match (old.is_settled(), slot.is_settled()) {
             (true, false) => self.unsettled += 1,

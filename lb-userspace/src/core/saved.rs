@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{changes::Changes, status::unix_millis};
+use super::{changes::Changes, replica::Stamps, status::unix_millis};
 use crate::config::{Name, Protocol};
 
 /// Everything kept.
@@ -13,6 +13,9 @@ use crate::config::{Name, Protocol};
 pub struct Saved {
     /// Run-time changes.
     pub changes: Changes,
+    /// When each of them was made, for peers.
+    #[serde(default)]
+    pub stamps: Stamps,
     /// Services and their places.
     pub services: BTreeMap<Name, SavedService>,
     /// Whether the machine was suspected.

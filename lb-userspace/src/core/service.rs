@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use lb_common::layout::{ServiceKey, ServiceMeta};
+use lb_common::{
+    layout::{ServiceKey, ServiceMeta},
+    slot::{Prior, Slot},
+};
 
 use super::{
     BackendState, Checks, Health as Light,
@@ -115,7 +118,24 @@ impl Service {
         self.backends.values().chain(self.leaving.values()).find(|b| b.number == number)
     }
 
-    fn count_slots(&mut self) {
+    /// Whether a slot names a number that is none of its backends' any more, and may be another
+    /// service's tomorrow.
+    pub(super) fn names_the_gone(&self) -> bool {
+        let mut known = vec![false; usize::from(u16::MAX) + 1];
+        known[usize::from(Slot::NONE)] = true;
+        for backend in self.backends.values().chain(self.leaving.values()) {
+            known[usize::from(backend.number)] = true;
+        }
+        self.ring.slots().iter().any(|slot| {
+            let prior = match slot.prior() {
+                Prior::Moving(prior) => known[usize::from(prior)],
+                Prior::Settled | Prior::Exceptions => true,
+            };
+            !prior || !known[usize::from(slot.owner())]
+        })
+    }
+
+    pub(super) fn count_slots(&mut self) {
         let mut counts = vec![0u32; usize::from(u16::MAX) + 1];
         for slot in self.ring.slots() {
             counts[usize::from(slot.owner())] += 1;

@@ -40,11 +40,12 @@ impl Core {
     pub(super) fn settle(&mut self) {
         self.weigh_suspicion();
         let suspicion = self.suspicion;
+        let following = self.is_following();
         let mut touched = Vec::new();
         for (name, service) in &mut self.services {
             if std::mem::take(&mut service.touched) {
                 let before = service.panic;
-                touched.push((name.clone(), before, service.settle(suspicion.as_ref())));
+                touched.push((name.clone(), before, service.settle(suspicion.as_ref(), following)));
             }
         }
         for (name, before, lives) in touched {
@@ -67,8 +68,9 @@ impl Core {
 }
 
 impl Service {
-    /// Who keeps a place, who lives; returns the lives that have changed.
-    fn settle(&mut self, suspicion: Option<&Suspicion>) -> Vec<(u16, Life)> {
+    /// Who keeps a place, who lives; returns the lives that have changed. While another node leads
+    /// (`following`), backends live as long as it says so.
+    fn settle(&mut self, suspicion: Option<&Suspicion>, following: bool) -> Vec<(u16, Life)> {
         for backend in self.backends.values_mut() {
             let kept = suspicion.is_some_and(|suspicion| suspicion.keeps(backend));
             backend.kept = kept.then_some(Kept::Machine);
@@ -83,7 +85,7 @@ impl Service {
         }
         let mut lives = Vec::new();
         for backend in self.backends.values_mut() {
-            let life = backend.next_life();
+            let life = if following { backend.life } else { backend.next_life() };
             if life != backend.life {
                 // Slots that move from a backend that died have nothing to remember any more.
                 self.stale |= backend.life.lives() && !life.lives();

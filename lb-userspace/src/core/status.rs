@@ -3,7 +3,10 @@
 //! The field names are the JSON that users hold on to. Traffic figures come from the kernel's
 //! counters; the core leaves them zero and the daemon fills them in.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,9 @@ pub struct Status {
     pub version: String,
     /// Where the program is attached.
     pub interfaces: Vec<InterfaceStatus>,
+    /// The other balancers, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncStatus>,
     /// All services, in the order of their names.
     pub services: Vec<ServiceStatus>,
     /// Whether so many backends failed together that this machine is the likelier fault.
@@ -42,6 +48,70 @@ pub struct InterfaceStatus {
     pub name: String,
     /// `native` or `generic`.
     pub mode: AttachMode,
+}
+
+/// This node among the balancers with the same tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// What it is to the others.
+    pub role: SyncRole,
+    /// Whom it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Whether it leads, or has the leader's tables as a whole.
+    pub synced: bool,
+    /// Nodes that say they have the addresses, while this one has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<String>,
+    /// The digest of all slots: the same on nodes with the same tables.
+    pub digest: String,
+    /// Services whose slots differ between leader and follower.
+    pub services_differ: u32,
+    /// Recorded flows that peers were told of.
+    pub flows_sent: u64,
+    /// Recorded flows that peers told of.
+    pub flows_received: u64,
+    /// How often a peer was told everything.
+    pub snapshots: u64,
+    /// Connections that were turned away, by reason.
+    pub refused: Vec<(String, u64)>,
+    /// The peers of the configuration, in its order.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What a node is to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncRole {
+    /// It has just started and looks for others.
+    Joining,
+    /// The others go by its tables.
+    Leader,
+    /// It goes by the leader's tables.
+    Follower,
+}
+
+/// One of the other balancers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its address, as configured.
+    pub address: SocketAddr,
+    /// Its name, while it is there.
+    pub node: Option<String>,
+    /// Whether it is there.
+    pub connected: bool,
+    /// Its version of Weir.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// How far it is behind this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
+    /// Why it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What is configured differently there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config_differs: Vec<String>,
 }
 
 /// Verdicts and reasons, counted since the tables were made.

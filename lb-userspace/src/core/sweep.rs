@@ -10,6 +10,7 @@ use lb_common::{
 use super::{
     Action, BackendId, Core, EventKind, Now, Write,
     backend::Backend,
+    replica::{KernelFlow, refresh_period},
     ring::{MARGIN, Recorded},
     service::Service,
 };
@@ -38,6 +39,9 @@ pub fn is_done(record: &FlowRecord, slot: Slot, life: Life, now: u32, idle_secon
 pub struct Order {
     /// When it is ordered.
     pub now: Duration,
+    /// How often a flow that is seen is told of, by its service's number; only where there are
+    /// peers to tell.
+    pub refresh_seconds: HashMap<u32, u32>,
     /// The idle time-out of each service, by its number.
     pub idle_seconds: HashMap<u32, u32>,
 }
@@ -47,6 +51,8 @@ pub struct Order {
 pub struct Findings {
     /// When it was ordered: it saw every record that was made before.
     pub began: Duration,
+    /// Flows that peers are to be told were seen since they last were.
+    pub seen: Vec<KernelFlow>,
     /// The records that stay, by slot and backend.
     pub recorded: Recorded,
     /// How many stay of those whose opening packet alone was seen.
@@ -58,9 +64,21 @@ pub struct Findings {
 impl Core {
     /// What a sweep should know, if there is anything to sweep for.
     pub fn sweep_order(&self, now: Now) -> Option<Order> {
-        let idle = |service: &Service| u32::try_from(service.spec.idle_timeout.as_secs());
+        // Where peers tell each other of flows, a flow's last packet may be known only after a
+        // while.
+        let shared = self.replica.is_some();
+        let idle = |service: &Service| {
+            let idle = service.spec.idle_timeout;
+            let late = if shared { refresh_period(idle) } else { Duration::ZERO };
+            u32::try_from((idle + late).as_secs())
+        };
+        let refresh_seconds = self.services.values().filter(|_| shared).map(|service| {
+            let period = refresh_period(service.spec.idle_timeout);
+            (service.index, u32::try_from(period.as_secs()).unwrap_or(u32::MAX))
+        });
         self.is_restless().then(|| Order {
             now: now.monotonic,
+            refresh_seconds: refresh_seconds.collect(),
             idle_seconds: self
                 .services
                 .values()
@@ -102,9 +120,15 @@ impl Core {
         tracked: &HashMap<u16, u32>,
         now: Now,
     ) {
+        let following = self.is_following();
         let Some(service) = self.services.get_mut(name) else { return };
         let idle = service.spec.idle_timeout;
-        let slots = service.ring.sweep(&findings.recorded, idle, findings.began, now.monotonic);
+        let slots = if following {
+            // Moves end when the leader says so.
+            Vec::new()
+        } else {
+            service.ring.sweep(&findings.recorded, idle, findings.began, now.monotonic)
+        };
         if !slots.is_empty() {
             self.actions.push(Action::Write(Write::Slots(slots)));
         }

@@ -11,6 +11,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
+    replication::{Replication, woken},
     setup,
     signals::{Ask, Signals, tell_systemd},
     state::{Lock, Saver, State},
@@ -62,6 +63,8 @@ pub(super) struct Daemon {
     pub(super) past: Past,
     /// Why the state is not kept at the moment, if so.
     pub(super) unsaved: Option<String>,
+    /// The peers, if there are any.
+    pub(super) replication: Option<Replication>,
     pub(super) sequence: u64,
     pub(super) stopping: bool,
     pub(super) edges: Edges,
@@ -142,6 +145,7 @@ impl Daemon {
             report = self.edges.vrrp.report() => self.vrrp(report),
             ask = self.edges.signals.next() => self.asked(ask),
             Some(request) = self.edges.requests.recv() => self.answer(request),
+            wake = woken(&mut self.replication) => self.replicate(wake),
         }
         let now = self.clock.now();
         for report in checks {
@@ -187,7 +191,11 @@ impl Daemon {
 
     fn take_findings(&mut self, findings: io::Result<Findings>) {
         match findings {
-            Ok(findings) => self.core.swept(findings, self.clock.now()),
+            Ok(mut findings) => {
+                let seen = std::mem::take(&mut findings.seen);
+                self.core.swept(findings, self.clock.now());
+                self.say_flows(&seen, None);
+            }
             Err(error) => error!("a sweep of the recorded flows failed: {error}"),
         }
     }
@@ -237,6 +245,8 @@ impl Daemon {
         let actions = self.core.commit();
         let decided = self.clock.now();
         let mut events = Vec::new();
+        let (mut writes, mut messages) = (Vec::new(), Vec::new());
+        let publishes = self.replication.as_ref().is_some_and(Replication::publishes);
         let mut wanted = false;
         let mut persist = false;
         for (position, action) in actions.into_iter().enumerate() {
@@ -245,7 +255,13 @@ impl Daemon {
                 Action::Write(write @ Write::Grace) => {
                     tokio::task::block_in_place(|| self.tables.mapped.write(&write));
                 }
-                Action::Write(write) => self.tables.mapped.write(&write),
+                Action::Write(write) => {
+                    self.tables.mapped.write(&write);
+                    if publishes {
+                        writes.push(write);
+                    }
+                }
+                Action::Publish(message) => messages.push(message),
                 // Places are kept before they are used, states after the tables are right.
                 Action::Persist if position == 0 => {
                     let state = self.state();
@@ -261,6 +277,11 @@ impl Daemon {
             }
         }
         let applied = self.clock.now();
+        // A backend is said to be there before it is said to have slots.
+        if let Some(replication) = &mut self.replication {
+            replication.broadcast(&messages);
+            self.publish_writes(&writes);
+        }
         for (kind, cause) in events {
             let phases = cause.map(|cause| phases(cause, decided, applied));
             self.publish(kind, phases);

@@ -4,6 +4,7 @@
 //! program as they were; `driver` is the one task; `state` keeps what must survive.
 
 mod driver;
+mod replication;
 mod replies;
 mod setup;
 mod signals;

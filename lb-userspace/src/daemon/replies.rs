@@ -35,8 +35,12 @@ impl Daemon {
         }
     }
 
-    fn status(&self) -> Status {
+    fn status(&mut self) -> Status {
         let mut status = self.core.status();
+        if let Some(replication) = &self.replication {
+            let now = self.clock.now().monotonic;
+            status.sync = Some(replication.status(self.core.digest(), now));
+        }
         status.interfaces.clone_from(&self.interfaces);
         status.notices.extend(self.unsaved.as_deref().map(unsaved_notice));
         status.vrrp = self.edges.vrrp.status();
@@ -78,10 +82,14 @@ impl Daemon {
         fix("[admin]", new.admin == old.admin);
         fix("[limits]", new.limits == old.limits);
         fix("[[interface]]", new.interfaces == old.interfaces);
+        fix("[sync]", new.sync == old.sync);
         let before = old.services.len();
         let services = new.services.len();
         let backends: usize = new.services.iter().map(|s| s.backends.len()).sum();
         self.core.reload(new.clone(), self.clock.now()).map_err(|error| vec![error])?;
+        if let Some(replication) = &mut self.replication {
+            replication.reconfigured(&new);
+        }
         // What is fixed at the start stays as it was, so that the next reload compares with it.
         self.config.services = new.services;
         self.config.vrrp = new.vrrp;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{
     Options,
     driver::{Daemon, Edges},
+    replication::Replication,
     signals::Signals,
     state::{Lock, Saver, State},
     traffic::Past,
@@ -24,9 +25,12 @@ use crate::{
     config::{self, Config, Limits},
     control::{self, EventLog, Handle},
     core::{Core, EventKind, Live},
-    dataplane::{self, Attachment, Earlier, Explainer, Tables, TablesId, Unreadable},
+    dataplane::{
+        self, Attachment, Earlier, Explainer, RecordedFlows, Tables, TablesId, Unreadable,
+    },
     health::Checker,
     netlink::{self, Resolver},
+    sync::Key,
     vrrp::Vrrp,
 };
 
@@ -48,6 +52,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         );
     };
     let object = read_object(&options)?;
+    let key = config.sync.as_ref().map(|sync| Key::load(&sync.key_file)).transpose()?;
     let attachments = find_interfaces(&config).await?;
     let (state, mut notices) = State::load(&config.node.state_dir)?;
     dataplane::prepare(&config.node.bpf_dir)?;
@@ -58,7 +63,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
             config.node.bpf_dir.display()
         );
     };
-    let (id, adopted) = choose_tables(&state, &config);
+    let (id, adopted) = choose_tables(&state, &config, key.as_ref());
     remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
     // Tables that do not fit stay as they are until these are filled from them and take over.
@@ -71,6 +76,13 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     for notice in notices {
         core.notice(notice);
     }
+    let replication = match key {
+        Some(key) => {
+            let recorded = RecordedFlows::open(&id, &config.node.bpf_dir)?;
+            Replication::start(&config, key, recorded, clock.now().monotonic).await?
+        }
+        None => None,
+    };
     let control = control::Server::bind(&config.control)?;
     let admin = admin::Server::bind(config.admin.listen).await?;
 
@@ -111,6 +123,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         unattached: BTreeSet::new(),
         past: Past::default(),
         unsaved: None,
+        replication,
         sequence: 0,
         stopping: false,
         edges,
@@ -221,17 +234,23 @@ impl Drop for Remains {
 }
 
 /// The tables of the run before, if they are there and fit; else new ones.
-fn choose_tables(state: &State, config: &Config) -> (TablesId, bool) {
-    match &state.tables {
-        Some(id) if id.fits(config.limits) && Tables::exist(id, &config.node.bpf_dir) => {
-            (id.clone(), true)
-        }
+fn choose_tables(state: &State, config: &Config, key: Option<&Key>) -> (TablesId, bool) {
+    let shared = key.map(Key::hash_seed);
+    let fits = |id: &TablesId| {
+        id.fits(config.limits)
+            && shared.is_none_or(|seed| seed == id.seed)
+            && Tables::exist(id, &config.node.bpf_dir)
+    };
+    let (mut id, adopted) = match &state.tables {
+        Some(id) if fits(id) => (id.clone(), true),
         earlier => {
-            // The secret stays, so that flows keep their slots.
-            let seed = earlier.as_ref().map_or_else(rand::random, |id| id.seed);
-            (TablesId::new(config.limits, seed), false)
+            // The secret stays, so that flows keep their slots; unless it is to be the peers'.
+            let seed = shared.or_else(|| earlier.as_ref().map(|id| id.seed));
+            (TablesId::new(config.limits, seed.unwrap_or_else(rand::random)), false)
         }
-    }
+    };
+    id.tells = key.is_some();
+    (id, adopted)
 }
 
 /// Looks every configured interface up.

@@ -11,6 +11,7 @@ use super::error::Error;
 pub struct Counters {
     backends: PerCpuArray<MapData, [u64; 4]>,
     reasons: PerCpuArray<MapData, u64>,
+    lost_news: PerCpuArray<MapData, u64>,
 }
 
 /// How many packets were not forwarded for one reason.
@@ -29,11 +30,16 @@ impl fmt::Debug for Counters {
 }
 
 impl Counters {
-    pub(super) fn new(backends: MapData, reasons: MapData) -> Result<Self, Error> {
+    pub(super) fn new(
+        backends: MapData,
+        reasons: MapData,
+        lost_news: MapData,
+    ) -> Result<Self, Error> {
         let refused = |error: aya::maps::MapError| Error::from_load("the counters", &error);
         Ok(Self {
             backends: Map::PerCpuArray(backends).try_into().map_err(refused)?,
             reasons: Map::PerCpuArray(reasons).try_into().map_err(refused)?,
+            lost_news: Map::PerCpuArray(lost_news).try_into().map_err(refused)?,
         })
     }
 
@@ -56,6 +62,11 @@ impl Counters {
                 ReasonCount { reason, packets }
             })
             .collect()
+    }
+
+    /// How many recorded flows the program could not tell of, since the ring buffer was full.
+    pub fn lost_flow_news(&self) -> u64 {
+        self.lost_news.get(&0, 0).map_or(0, |values| values.iter().sum())
     }
 
     /// Sets a backend's counters to zero.

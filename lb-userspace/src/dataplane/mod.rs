@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod grace;
 mod mapped;
+mod recorded;
 mod sweep;
 mod tables;
 
@@ -31,7 +32,8 @@ pub use self::{
     error::Error,
     explain::Explainer,
     mapped::Mapped,
-    sweep::Records,
+    recorded::RecordedFlows,
+    sweep::{Records, kernel_seconds},
     tables::{Ingress, MAPS, Tables, load, prepare},
 };
 use crate::{config::Limits, core::places::buckets_for};
@@ -50,12 +52,15 @@ pub struct TablesId {
     pub limits: Limits,
     /// The secret of the flow hash, kept when tables are made anew.
     pub seed: [u64; 2],
+    /// Whether the program tells of the flows that it records, for peers.
+    #[serde(default)]
+    pub tells: bool,
 }
 
 impl TablesId {
     /// New tables with these sizes.
     pub fn new(limits: Limits, seed: [u64; 2]) -> Self {
-        Self { id: rand::random(), layout: layout::VERSION, limits, seed }
+        Self { id: rand::random(), layout: layout::VERSION, limits, seed, tells: false }
     }
 
     /// Whether this version can work with these tables under these limits.

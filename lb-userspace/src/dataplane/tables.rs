@@ -18,7 +18,7 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 7] = [
+pub const MAPS: [(&str, u32); 9] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -26,7 +26,13 @@ pub const MAPS: [(&str, u32); 7] = [
     ("HALF_OPEN", 16),
     ("BACKEND_COUNTERS", 32),
     ("REASON_COUNTERS", 8),
+    ("FLOW_NEWS", 0),
+    ("FLOW_NEWS_LOST", 8),
 ];
+
+/// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
+/// daemon that is busy for half a second may find waiting. A power of two.
+const FLOW_NEWS_BYTES: u32 = 2 << 20;
 
 /// A set of tables in the kernel, mapped and ready.
 #[derive(Debug)]
@@ -56,6 +62,7 @@ impl Tables {
         let counters = Counters::new(
             pinned(&directory, "BACKEND_COUNTERS")?,
             pinned(&directory, "REASON_COUNTERS")?,
+            pinned(&directory, "FLOW_NEWS_LOST")?,
         )?;
         let records = Arc::new(Records::open(id, bpf_dir)?);
         Ok(Self { mapped: Arc::new(mapped), records, counters })
@@ -170,6 +177,7 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
         .override_global("SEED_LOW", &seed_low, true)
         .override_global("SEED_HIGH", &seed_high, true)
         .override_global("PLACE_MASK", &parameters.place_mask, true)
+        .override_global("TELLS", &u32::from(id.tells), true)
         .load(object)
         .map_err(|error| Error::from_load("the tables", &error))
 }
@@ -181,6 +189,8 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "FLOWS" => limits.flows,
         // Openings wait here for their flow's next packet, a round trip at most.
         "HALF_OPEN" => limits.flows.div_ceil(4),
+        "FLOW_NEWS" => FLOW_NEWS_BYTES,
+        "FLOW_NEWS_LOST" => 1,
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,
     }

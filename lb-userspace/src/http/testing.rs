@@ -106,6 +106,7 @@ pub(crate) fn status() -> Status {
         node: "lb-1".to_owned(),
         version: "0.1.0".to_owned(),
         interfaces: vec![InterfaceStatus { name: "eth0".to_owned(), mode: AttachMode::Native }],
+        sync: None,
         services: vec![ServiceStatus {
             name: name("web"),
             address: [192, 0, 2, 10].into(),

@@ -322,20 +322,63 @@ fn health_checks() {
 #[test]
 fn what_this_version_lacks() {
     check(
+        &[(
+            "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nbackup = true\n\
+                 port = 80",
+            &[
+                "10:10: backup = true is not supported by this version; use weight = 0 for a \
+                     backend that takes no new flows until its weight is raised",
+                "11:1: a backend's port is not supported by this version; use the service's \
+                     port, on which its backends are to listen",
+            ],
+        )],
+        SERVICE,
+    );
+}
+
+#[test]
+fn peers() {
+    let expected = "expected an IP address and port, such as \"127.0.0.1:9750\"";
+    check(
         &[
             (
-                "[sync]\nlisten = 1",
-                &["7:2: [sync] is not supported by this version; use one balancer, or leave the \
-                 table out: each balancer then keeps its own flows"],
+                "[sync]",
+                &[
+                    "7:1: key \"key_file\" is missing in [sync]",
+                    "7:1: key \"listen\" is missing in [sync]",
+                    "7:1: key \"peers\" is missing in [sync]",
+                ],
             ),
             (
-                "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nbackup = true\n\
-                 port = 80",
+                "[sync]\nlisten = \"lb-1\"\npeers = [\"10.0.0.2\"]\nkey_file = \"sync.key\"\n\
+                 keyfile = 1\nprobe = \"10ms\"",
                 &[
-                    "10:10: backup = true is not supported by this version; use weight = 0 for a \
-                     backend that takes no new flows until its weight is raised",
-                    "11:1: a backend's port is not supported by this version; use the service's \
-                     port, on which its backends are to listen",
+                    &format!("8:10: listen: found \"lb-1\", {expected}"),
+                    &format!("9:10: peers: found \"10.0.0.2\", {expected}"),
+                    "10:12: key_file: found \"sync.key\", expected an absolute path",
+                    "11:1: unknown key \"keyfile\" in [sync]; did you mean \"key_file\"?",
+                    "12:1: sync.probe is not supported by this version; leave it out: a peer \
+                     counts as gone after three seconds of silence",
+                ],
+            ),
+            (
+                "[sync]\nlisten = \"10.0.0.1:9751\"\nkey_file = \"/sync.key\"\n\
+                 peers = [\"10.0.0.1:9751\", \"0.0.0.0:9751\", \"10.0.0.2:9751\", \
+                 \"10.0.0.2:9751\"]",
+                &[
+                    "10:9: peers: 10.0.0.2:9751 is given twice",
+                    "10:9: peers: found 0.0.0.0:9751, expected the address and port of one \
+                     balancer",
+                    "10:9: peers: found 10.0.0.1:9751, where this node listens itself; expected \
+                     the others alone",
+                ],
+            ),
+            (
+                "[sync]\nlisten = \"0.0.0.0:0\"\nkey_file = \"/sync.key\"\npeers = []",
+                &[
+                    "8:10: listen: found 0.0.0.0:0, expected a port that peers know",
+                    "10:9: peers: found an empty list, expected a list of the other balancers' \
+                     addresses and ports, such as [\"192.168.1.2:9751\"]",
                 ],
             ),
         ],

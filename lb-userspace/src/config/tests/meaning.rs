@@ -22,6 +22,7 @@ fn defaults() {
         Limits { services: 1024, backends: 16_384, ring_slots: 4_194_304, flows: 262_144 }
     );
     assert_eq!(config.interfaces, [Interface { name: "eth0".into(), mode: AttachMode::Auto }]);
+    assert_eq!(config.sync, None);
     let web = config.service(&Name::new("web").unwrap()).unwrap();
     let health = HealthCheck {
         kind: CheckKind::Tcp,
@@ -84,6 +85,20 @@ fn shares_and_durations_that_may_be_off() {
     assert!(of("0.34").exceeds(1, 3) && !of("0.333").exceeds(1, 3));
     assert_eq!(service("slow_start = \"30s\"").slow_start, Duration::from_secs(30));
     assert_eq!(service("slow_start = \"0s\"").slow_start, Duration::ZERO);
+}
+
+#[test]
+fn peers() {
+    let sync = "[sync]\nlisten = \"10.0.0.1:9751\"\npeers = [\"10.0.0.2:9751\"]\n\
+                key_file = \"/etc/weir/sync.key\"";
+    assert_eq!(
+        read(&format!("{SERVICE}{sync}")).sync,
+        Some(Sync {
+            listen: "10.0.0.1:9751".parse().unwrap(),
+            peers: vec!["10.0.0.2:9751".parse().unwrap()],
+            key_file: "/etc/weir/sync.key".into(),
+        })
+    );
 }
 
 #[test]

@@ -1,0 +1,133 @@
+//! Recorded flows between this node's tables, which count, and messages, which name.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::layout::{FlowKey, FlowRecord};
+
+use super::{Listed, addresses, number_of};
+use crate::{
+    config::Name,
+    core::{Core, service::Service},
+    sync::packet::{FLOWS_MAX, Flow, FlowStage, Flows, Message},
+};
+
+/// A flow as the kernel's tables have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelFlow {
+    /// Which.
+    pub key: FlowKey,
+    /// Its backend's number and life: [`FlowRecord::backend`].
+    pub backend: u32,
+    /// When its last packet came: [`FlowRecord::seen`].
+    pub seen: u32,
+    /// Its slot, by index in the ring map.
+    pub slot: u32,
+    /// What is known of it.
+    pub stage: FlowStage,
+}
+
+/// A service, as far as its flows need it.
+struct Place<'c> {
+    name: &'c Name,
+    service: &'c Service,
+    addresses: HashMap<u16, IpAddr>,
+}
+
+impl Core {
+    /// What to say of these flows. `now` is the kernel's clock in seconds, by which they are
+    /// stamped. Flows of backends and lives that are over are left out.
+    pub fn say_flows(&self, flows: &[KernelFlow], now: u32) -> Vec<Message> {
+        let mut places: HashMap<u32, Option<Place<'_>>> = HashMap::new();
+        let mut lists: BTreeMap<u32, (Listed, Vec<Flow>)> = BTreeMap::new();
+        let mut messages = Vec::new();
+        for flow in flows {
+            let index = flow.key.service();
+            let place = places.entry(index).or_insert_with(|| self.place(index));
+            let Some(place) = place else { continue };
+            let Some((address, position)) = place.find(flow) else { continue };
+            let (listed, list) = lists.entry(index).or_default();
+            list.push(Flow {
+                source: flow.key.source,
+                ports: flow.key.ports(),
+                position,
+                backend: listed.index(address),
+                age: now.saturating_sub(flow.seen),
+                stage: flow.stage,
+            });
+            if list.len() == FLOWS_MAX {
+                messages.extend(lists.remove(&index).map(|full| place.message(full)));
+            }
+        }
+        for (index, list) in lists {
+            if let Some(Some(place)) = places.get(&index) {
+                messages.push(place.message(list));
+            }
+        }
+        messages
+    }
+
+    /// What a peer says of flows, in this node's numbers. Flows of backends that are not here, or
+    /// do not live, are left out.
+    pub fn understand_flows(&self, heard: &Flows, now: u32) -> Vec<KernelFlow> {
+        let Some(service) = self.services.get(&heard.service) else { return Vec::new() };
+        let span = service.ring.span();
+        if span.length != heard.length {
+            return Vec::new();
+        }
+        let everyone = || service.backends.values().chain(service.leaving.values());
+        let lives: HashMap<u16, _> =
+            everyone().filter(|b| b.life.lives()).map(|b| (b.number, b.life)).collect();
+        let backends: Vec<Option<u32>> = heard
+            .backends
+            .iter()
+            .map(|address| {
+                let number = number_of(service, *address)?;
+                Some(FlowRecord::backend_word(number, *lives.get(&number)?))
+            })
+            .collect();
+        let understand = |flow: &Flow| {
+            let backend = backends.get(usize::from(flow.backend)).copied().flatten()?;
+            Some(KernelFlow {
+                key: FlowKey::from_parts(flow.source, flow.ports, service.index),
+                backend,
+                seen: now.saturating_sub(flow.age),
+                slot: span.base + flow.position,
+                stage: flow.stage,
+            })
+        };
+        heard.list.iter().filter_map(understand).collect()
+    }
+
+    fn place(&self, index: u32) -> Option<Place<'_>> {
+        let (name, service) = self.services.iter().find(|(_, s)| s.index == index)?;
+        Some(Place { name, service, addresses: addresses(service) })
+    }
+}
+
+impl Place<'_> {
+    /// A flow's backend and its slot's position, if both are the service's.
+    fn find(&self, flow: &KernelFlow) -> Option<(IpAddr, u32)> {
+        if flow.stage == FlowStage::Forgotten {
+            // Nothing but its key is known; any backend will do.
+            return Some((*self.addresses.values().next()?, 0));
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "the low half is the number")]
+        let number = flow.backend as u16;
+        let address = self.addresses.get(&number)?;
+        let span = self.service.ring.span();
+        let position = flow.slot.checked_sub(span.base).filter(|p| *p < span.length)?;
+        Some((*address, position))
+    }
+
+    fn message(&self, (listed, list): (Listed, Vec<Flow>)) -> Message {
+        Message::Flows(Flows {
+            service: self.name.clone(),
+            length: self.service.ring.span().length,
+            backends: listed.list,
+            list,
+        })
+    }
+}

@@ -1,0 +1,550 @@
+//! Where peers, core and tables meet: what comes from peers is given to the sessions' state
+//! machine, and what that wants done is done.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tracing::{error, warn};
+
+use super::driver::Daemon;
+use crate::{
+    config::{Config, Name},
+    core::{EventKind, KernelFlow, PeerStatus, SyncRole, SyncStatus, Write},
+    dataplane::{RecordedFlows, kernel_seconds},
+    sync::{
+        BindError, Connections, Error, Frame, Incoming, Key, Look, Message, Outbox, Output, Peers,
+        Report, Role, SessionId, View, compare,
+        packet::{CONFIG_BYTES_MAX, NAMES_MAX},
+    },
+};
+
+/// How often time is told to the state machine.
+const TICK: Duration = Duration::from_millis(50);
+/// What is taken from peers, or from the kernel, in one go.
+const BATCH: usize = 64;
+const FLOWS_BATCH: usize = 4096;
+/// Dumps of flows that may wait to be taken.
+const DUMPS_MAX: usize = 8;
+
+/// This node's part of a group of balancers.
+#[derive(Debug)]
+pub(super) struct Replication {
+    peers: Peers,
+    connections: Connections,
+    configured: Vec<SocketAddr>,
+    links: HashMap<SessionId, Link>,
+    recorded: RecordedFlows,
+    ticks: Interval,
+    dumps: (mpsc::Sender<Dump>, mpsc::Receiver<Dump>),
+    /// The configuration, as peers compare it.
+    lines: Vec<String>,
+    config_hash: u64,
+    /// Records that the kernel could not tell us of, as last counted.
+    lost: u64,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    flows_sent: u64,
+    flows_received: u64,
+    snapshots: u64,
+}
+
+/// One session's queue, and what waits for room in it.
+#[derive(Debug)]
+struct Link {
+    outbox: Outbox,
+    remote: SocketAddr,
+    dialled: bool,
+    behind: bool,
+    feed: Option<Feed>,
+}
+
+/// Everything that is to be said to one peer, part by part, as it takes it.
+#[derive(Debug, Default)]
+struct Feed {
+    changes: bool,
+    services: VecDeque<Name>,
+    /// The next slot of the first of them.
+    position: u32,
+    flows: FlowsFeed,
+}
+
+#[derive(Debug, Default)]
+enum FlowsFeed {
+    #[default]
+    None,
+    Wanted,
+    Coming,
+    Here(std::vec::IntoIter<KernelFlow>),
+}
+
+type Dump = (SessionId, io::Result<Vec<KernelFlow>>);
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Wake {
+    Incoming(Vec<Incoming>),
+    Recorded(Vec<KernelFlow>),
+    Dump(Dump),
+    Tick,
+}
+
+/// Waits for something to do; for ever without peers. Cancel safe.
+pub(super) async fn woken(replication: &mut Option<Replication>) -> Wake {
+    let Some(replication) = replication else { return std::future::pending().await };
+    let (mut incoming, mut recorded) = (Vec::new(), Vec::new());
+    tokio::select! {
+        _ = replication.ticks.tick() => Wake::Tick,
+        () = replication.connections.next(&mut incoming, BATCH) => Wake::Incoming(incoming),
+        () = replication.recorded.next(&mut recorded, FLOWS_BATCH) => Wake::Recorded(recorded),
+        Some(dump) = replication.dumps.1.recv() => Wake::Dump(dump),
+    }
+}
+
+impl Replication {
+    /// Listens for peers and dials them.
+    pub(super) async fn start(
+        config: &Config,
+        key: Key,
+        recorded: RecordedFlows,
+        now: Duration,
+    ) -> Result<Option<Self>, BindError> {
+        let (Some(sync), Ok(node)) = (&config.sync, Name::new(&config.node.name)) else {
+            return Ok(None);
+        };
+        let connections = Connections::start(sync, key).await?;
+        let lines = compare::lines(config);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Some(Self {
+            peers: Peers::new(node, rand::random(), None, now),
+            connections,
+            configured: sync.peers.clone(),
+            links: HashMap::new(),
+            recorded,
+            ticks,
+            dumps: mpsc::channel(DUMPS_MAX),
+            config_hash: compare::hash(&lines),
+            lines,
+            lost: 0,
+            counts: Counts::default(),
+        }))
+    }
+
+    /// The configuration was read anew.
+    pub(super) fn reconfigured(&mut self, config: &Config) {
+        self.lines = compare::lines(config);
+        self.config_hash = compare::hash(&self.lines);
+    }
+
+    /// Whether a decision of this node is one for others, and there are others.
+    pub(super) fn publishes(&self) -> bool {
+        !matches!(self.peers.role(), Role::Follower(_)) && !self.peers.established().is_empty()
+    }
+
+    /// Says this to every peer.
+    pub(super) fn broadcast(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.say_to_all(message, None);
+        }
+    }
+
+    fn say_to_all(&mut self, message: &Message, but: Option<SessionId>) {
+        let sessions = self.peers.established();
+        let Some(frame) = (!sessions.is_empty()).then(|| Frame::new(message)).flatten() else {
+            return;
+        };
+        for id in sessions.into_iter().filter(|id| Some(*id) != but) {
+            self.push(id, frame.clone());
+        }
+    }
+
+    fn say(&mut self, id: SessionId, message: &Message) {
+        if let Some(frame) = Frame::new(message) {
+            self.push(id, frame);
+        }
+    }
+
+    fn push(&mut self, id: SessionId, frame: Frame) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if !link.outbox.push(frame) && !std::mem::replace(&mut link.behind, true) {
+            warn!("the peer at {} falls behind: it is told everything anew", link.remote);
+            link.feed = None;
+        }
+    }
+
+    /// For `status` and the metrics.
+    pub(super) fn status(&self, digest: u64, now: Duration) -> SyncStatus {
+        let views = self.peers.peers(now);
+        let view_of = |address: SocketAddr| {
+            views.iter().find(|view| {
+                self.links.get(&view.session).is_some_and(|link| link.is_with(address))
+            })
+        };
+        let peers = self.configured.iter().map(|address| {
+            let view = view_of(*address);
+            let trouble = self.connections.trouble(*address);
+            PeerStatus {
+                address: *address,
+                node: view.map(|view| view.node.to_string()),
+                connected: view.is_some(),
+                version: view.map(|view| view.version.clone()),
+                lag_seconds: view.map(|view| view.lag.as_secs_f64()),
+                error: trouble.filter(|_| view.is_none()),
+                config_differs: view.map(|view| view.config.clone()).unwrap_or_default(),
+            }
+        });
+        let (role, leader) = match self.peers.role() {
+            Role::Joining => (SyncRole::Joining, None),
+            Role::Leader => (SyncRole::Leader, None),
+            Role::Follower(leader) => (SyncRole::Follower, Some(leader.to_string())),
+        };
+        let found_by_peers = views.iter().map(|view| view.differ).max().unwrap_or(0);
+        let found_here = u32::try_from(self.peers.differ().len()).unwrap_or(u32::MAX);
+        SyncStatus {
+            role,
+            leader,
+            synced: self.peers.is_synced(),
+            split: self.peers.split().iter().map(ToString::to_string).collect(),
+            digest: format!("{digest:016x}"),
+            services_differ: found_here.max(found_by_peers),
+            flows_sent: self.counts.flows_sent,
+            flows_received: self.counts.flows_received,
+            snapshots: self.counts.snapshots,
+            refused: self
+                .connections
+                .refusals()
+                .into_iter()
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+            peers: peers.collect(),
+        }
+    }
+}
+
+impl Link {
+    /// Whether it is the connection with a configured peer: the one we dialled, or one from there.
+    fn is_with(&self, peer: SocketAddr) -> bool {
+        if self.dialled { self.remote == peer } else { self.remote.ip() == peer.ip() }
+    }
+}
+
+impl Daemon {
+    /// Does what there is to do for peers.
+    pub(super) fn replicate(&mut self, wake: Wake) {
+        match wake {
+            Wake::Tick => {
+                let now = self.clock.now().monotonic;
+                self.with_peers(|peers, view| peers.tick(view, now));
+                self.look_for_lost_flows();
+            }
+            Wake::Incoming(all) => all.into_iter().for_each(|incoming| self.incoming(incoming)),
+            Wake::Recorded(flows) => self.say_flows(&flows, None),
+            Wake::Dump((id, dump)) => self.dumped(id, dump),
+        }
+    }
+
+    /// Says what was written to peers, if they go by it.
+    pub(super) fn publish_writes(&mut self, writes: &[Write]) {
+        if let Some(replication) = &mut self.replication {
+            replication.broadcast(&self.core.publications(writes));
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        let now = self.clock.now().monotonic;
+        match incoming {
+            Incoming::Opened { session, remote, dialled, outbox } => {
+                if let Some(replication) = &mut self.replication {
+                    let link = Link { outbox, remote, dialled, behind: false, feed: None };
+                    replication.links.insert(session, link);
+                }
+                self.with_peers(|peers, _| peers.opened(session, dialled, now));
+            }
+            Incoming::Message(id, message) => {
+                self.with_peers(|peers, view| peers.received(id, message, view, now));
+                // What was installed is in the tables before the next message is looked at.
+                self.carry_out();
+            }
+            Incoming::Room(id) => self.has_room(id),
+            Incoming::Closed(id, why) => {
+                self.with_peers(|peers, _| peers.closed(id, &why, now));
+                if let Some(replication) = &mut self.replication {
+                    replication.links.remove(&id);
+                    replication.tell_who_is_there();
+                }
+            }
+        }
+    }
+
+    fn with_peers(&mut self, ask: impl FnOnce(&mut Peers, Look<'_>) -> Vec<Output>) {
+        let Some(replication) = &mut self.replication else { return };
+        let (core, config) = (&mut self.core, replication.config_hash);
+        let mut view = || View { digest: core.digest(), config };
+        let outputs = ask(&mut replication.peers, &mut view);
+        for output in outputs {
+            self.put_out(output);
+        }
+    }
+
+    fn put_out(&mut self, output: Output) {
+        let now = self.clock.now();
+        let Some(replication) = &mut self.replication else { return };
+        match output {
+            Output::Send(id, message) => replication.say(id, &message),
+            Output::Everything(id, names) => {
+                replication.begin(id, names, self.core.service_names());
+                self.feed(id);
+            }
+            Output::Digests(id) => {
+                let digests = self.core.digests();
+                replication.say_in_parts(id, &digests, NAMES_MAX, |list, last| Message::Digests {
+                    list,
+                    last,
+                });
+            }
+            Output::Config(id) => {
+                // A line has a name, an address and a number or two.
+                let lines = replication.lines.clone();
+                let longest = lines.iter().map(|line| line.len() + 4).max().unwrap_or(1);
+                let fit = (CONFIG_BYTES_MAX / longest).max(1);
+                replication
+                    .say_in_parts(id, &lines, fit, |lines, last| Message::Config { lines, last });
+            }
+            Output::Close(id, why) => replication.close(id, why),
+            Output::Role(role) => self.core.follow(matches!(role, Role::Follower(_)), now),
+            Output::Slots(slots) => self.core.install_slots(&slots, now),
+            Output::Backends(backends) => self.core.install_backends(&backends, now),
+            Output::Flows(flows) => self.install_flows(&flows),
+            Output::Change(id, stamped) => match self.core.take_change(&stamped, now) {
+                Ok(true) => replication.say_to_all(&Message::Change(stamped), Some(id)),
+                Ok(false) => {}
+                Err(why) => {
+                    warn!("a change of {}/{} by a peer: {why}", stamped.service, stamped.backend);
+                }
+            },
+            Output::Compare(id, theirs) => {
+                let differing = self.core.differing(theirs);
+                self.with_peers(|peers, _| peers.differing(id, differing));
+            }
+            Output::CompareConfig(id, theirs) => {
+                let peer = replication.name_of(id, now.monotonic);
+                let differences = compare::differences(&replication.lines, &theirs, &peer);
+                self.with_peers(|peers, _| peers.config_differs(id, differences));
+            }
+            Output::Report(peer, report) => {
+                replication.heed(peer.as_ref(), &report, now.monotonic);
+                let peer = peer.map(|peer| peer.to_string());
+                self.publish(EventKind::Sync { peer, what: report.to_string() }, None);
+            }
+        }
+    }
+
+    // === Flows ===
+
+    /// Says to peers which flows were recorded or seen: to all, or to one.
+    pub(super) fn say_flows(&mut self, flows: &[KernelFlow], to: Option<SessionId>) {
+        let Some(replication) = &mut self.replication else { return };
+        if flows.is_empty() || replication.peers.established().is_empty() {
+            return;
+        }
+        let Ok(now) = kernel_seconds() else { return };
+        let messages = self.core.say_flows(flows, now);
+        match to {
+            Some(id) => messages.iter().for_each(|message| replication.say(id, message)),
+            None => replication.broadcast(&messages),
+        }
+        replication.counts.flows_sent += flows.len() as u64;
+    }
+
+    fn install_flows(&mut self, flows: &crate::sync::packet::Flows) {
+        let Ok(now) = kernel_seconds() else { return };
+        // Flows may belong to backends whose state came just before them.
+        self.carry_out();
+        let understood = self.core.understand_flows(flows, now);
+        if let Err(error) = self.tables.records.install(&understood) {
+            error!("recording flows of a peer failed: {error}");
+        }
+        if let Some(replication) = &mut self.replication {
+            replication.counts.flows_received += understood.len() as u64;
+        }
+    }
+
+    /// Says all flows anew if the kernel had more news of them than it could keep for us.
+    fn look_for_lost_flows(&mut self) {
+        let lost = self.tables.counters.lost_flow_news();
+        let Some(replication) = &mut self.replication else { return };
+        if std::mem::replace(&mut replication.lost, lost) >= lost {
+            return;
+        }
+        warn!("flows are recorded faster than they are read: peers are told all of them anew");
+        let sessions = replication.peers.established();
+        for id in &sessions {
+            if let Some(link) = replication.links.get_mut(id) {
+                link.feed.get_or_insert_default().flows = FlowsFeed::Wanted;
+            }
+            replication.counts.snapshots += 1;
+        }
+        for id in sessions {
+            self.feed(id);
+        }
+    }
+
+    fn dumped(&mut self, id: SessionId, dump: io::Result<Vec<KernelFlow>>) {
+        let flows = dump.unwrap_or_else(|error| {
+            error!("reading the recorded flows failed: {error}");
+            Vec::new()
+        });
+        let link = self.replication.as_mut().and_then(|r| r.links.get_mut(&id));
+        if let Some(feed) = link.and_then(|link| link.feed.as_mut()) {
+            feed.flows = FlowsFeed::Here(flows.into_iter());
+            self.feed(id);
+        }
+    }
+
+    // === Everything ===
+
+    fn has_room(&mut self, id: SessionId) {
+        let names = self.core.service_names();
+        let Some(replication) = &mut self.replication else { return };
+        let Some(link) = replication.links.get_mut(&id) else { return };
+        if std::mem::take(&mut link.behind) {
+            link.outbox.catch_up();
+            replication.begin(id, Vec::new(), names);
+        }
+        self.feed(id);
+    }
+
+    /// Says more of what there is to say to a peer, as long as there is room.
+    fn feed(&mut self, id: SessionId) {
+        loop {
+            let Some(replication) = &mut self.replication else { return };
+            let leads = !matches!(replication.peers.role(), Role::Follower(_));
+            let Some(link) = replication.links.get_mut(&id) else { return };
+            let Some(feed) = link.feed.as_mut() else { return };
+            if link.behind || !link.outbox.has_room() {
+                return;
+            }
+            let mut messages = Vec::new();
+            if std::mem::take(&mut feed.changes) {
+                messages = self.core.say_changes();
+            } else if let Some(service) = feed.services.front().filter(|_| leads) {
+                if feed.position == 0 {
+                    messages = self.core.say_backends(service);
+                }
+                match self.core.say_slots(service, feed.position) {
+                    Some(Message::Slots(slots)) => {
+                        feed.position += u32::try_from(slots.changes.len()).unwrap_or(u32::MAX);
+                        messages.push(Message::Slots(slots));
+                    }
+                    _ => {
+                        feed.services.pop_front();
+                        feed.position = 0;
+                    }
+                }
+            } else {
+                feed.services.clear();
+                match &mut feed.flows {
+                    FlowsFeed::None => {
+                        link.feed = None;
+                        replication.say(id, &Message::Done { leads });
+                        return;
+                    }
+                    FlowsFeed::Wanted => {
+                        feed.flows = FlowsFeed::Coming;
+                        let records = std::sync::Arc::clone(&self.tables.records);
+                        let dumps = replication.dumps.0.clone();
+                        tokio::spawn(async move {
+                            let dump = tokio::task::spawn_blocking(move || records.dump()).await;
+                            let dump = dump.unwrap_or_else(|error| Err(io::Error::other(error)));
+                            // Nobody listens any more when the daemon ends.
+                            let _ = dumps.send((id, dump)).await;
+                        });
+                        return;
+                    }
+                    FlowsFeed::Coming => return,
+                    FlowsFeed::Here(flows) => {
+                        let some: Vec<KernelFlow> = flows.by_ref().take(FLOWS_BATCH).collect();
+                        if some.is_empty() {
+                            feed.flows = FlowsFeed::None;
+                        } else {
+                            self.say_flows(&some, Some(id));
+                        }
+                        continue;
+                    }
+                }
+            }
+            let Some(replication) = &mut self.replication else { return };
+            messages.iter().for_each(|message| replication.say(id, message));
+        }
+    }
+}
+
+impl Replication {
+    /// Begins to say these services, or everything there is.
+    fn begin(&mut self, id: SessionId, names: Vec<Name>, all: Vec<Name>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if names.is_empty() {
+            self.counts.snapshots += 1;
+            let flows = FlowsFeed::Wanted;
+            link.feed = Some(Feed { changes: true, services: all.into(), position: 0, flows });
+        } else {
+            link.feed.get_or_insert_default().services.extend(names);
+        }
+    }
+
+    fn say_in_parts<T: Clone>(
+        &mut self,
+        id: SessionId,
+        all: &[T],
+        part: usize,
+        message: impl Fn(Vec<T>, bool) -> Message,
+    ) {
+        let parts = all.len().div_ceil(part).max(1);
+        for number in 0..parts {
+            let some = all.iter().skip(number * part).take(part).cloned().collect();
+            self.say(id, &message(some, number + 1 == parts));
+        }
+    }
+
+    fn close(&mut self, id: SessionId, why: Error) {
+        let Some(link) = self.links.get(&id) else { return };
+        if why.is_refusal() {
+            self.connections.refuse(link.remote, &why);
+        }
+        link.outbox.close(Some(why));
+    }
+
+    /// Takes note of what is reported: who is there need not be dialled.
+    fn heed(&mut self, peer: Option<&Name>, report: &Report, now: Duration) {
+        if let (Some(peer), Report::Connected) = (peer, report) {
+            let session = self.peers.peers(now).into_iter().find(|view| view.node == *peer);
+            let link = session.and_then(|view| self.links.get(&view.session));
+            if let Some(link) = link {
+                self.connections.welcome(link.remote);
+            }
+        }
+        self.tell_who_is_there();
+    }
+
+    fn tell_who_is_there(&self) {
+        let present = self.peers.peers(Duration::ZERO).into_iter().map(|view| view.node);
+        self.connections.set_present(present.collect::<BTreeSet<Name>>());
+    }
+
+    fn name_of(&self, id: SessionId, now: Duration) -> String {
+        let view = self.peers.peers(now).into_iter().find(|view| view.session == id);
+        view.map_or_else(|| "the peer".to_owned(), |view| view.node.to_string())
+    }
+}
