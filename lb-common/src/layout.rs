@@ -8,6 +8,8 @@
 //! | `BACKENDS` | [`BackendEntry`], 64 bytes | one a packet |
 //! | `FLOWS` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
 //! | `HALF_OPEN` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
+//! | `ROTATIONS` | [`Rotation`], 64 bytes | none, unless a flow opens by `round_robin` |
+//! | `LOADS` | [`Load`], 64 bytes | none, unless a flow opens or ends by `least_conn` |
 //! | `ANSWER` | [`Answer`] | none: `weir explain` alone |
 //! | `FLOW_NEWS` | [`FlowNews`], a ring buffer | none, unless a flow is recorded and peers listen |
 //! | `FLOW_NEWS_LOST` | `u64`, a CPU | none, unless that is full |
@@ -143,6 +145,14 @@ impl ServiceMeta {
     pub const HASH_ADDRESS: u32 = 1 << 24;
     /// Without a backend, packets pass to the kernel (`on_empty = "pass"`).
     pub const EMPTY_PASSES: u32 = 1 << 25;
+    /// New flows go to the backends in turn (`algorithm = "round_robin"`). A service with this or
+    /// the next flag has no settled slot, so the settled path need not ask.
+    pub const ROUND_ROBIN: u32 = 1 << 26;
+    /// New flows go to the less loaded of two backends (`algorithm = "least_conn"`).
+    pub const LEAST_CONN: u32 = 1 << 27;
+    /// Beside one of the two above: the protocol has no opening packet (UDP), so a flow that is
+    /// not recorded is new, unless its slot is moving.
+    pub const UNANNOUNCED: u32 = 1 << 28;
 
     /// The service's number, below 2^24.
     #[inline(always)]
@@ -150,7 +160,13 @@ impl ServiceMeta {
         self.0 & 0x00FF_FFFF
     }
 
-    /// Whether a flag is set.
+    /// Whether each flow is given to a backend of its own choice, and recorded.
+    #[inline(always)]
+    pub const fn is_per_flow(self) -> bool {
+        self.has(Self::ROUND_ROBIN | Self::LEAST_CONN)
+    }
+
+    /// Whether a flag is set, or one of several.
     #[inline(always)]
     pub const fn has(self, flag: u32) -> bool {
         self.0 & flag != 0
@@ -237,6 +253,45 @@ impl Life {
     #[inline(always)]
     pub const fn takes_new(self) -> bool {
         self.0 & Self::TAKES_NEW != 0
+    }
+}
+
+/// How a service that balances by `round_robin` takes turns: one cache line, since every opening
+/// flow writes to it.
+#[repr(C, align(64))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct Rotation {
+    /// The order of turns: a [`RingSpan`] of the ring map, whose slots name the backends. None is
+    /// given while its length is 0.
+    pub order: Word64,
+    /// The position in the order whose turn is next; the program moves it on.
+    pub turn: Word32,
+    /// Not used.
+    pub reserved: [Word32; 13],
+}
+
+/// How busy a backend of a service is that balances by `least_conn`: one cache line, as above.
+#[repr(C, align(64))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct Load {
+    /// Recorded flows that are not closing, counted by the program. Records also go without its
+    /// knowledge, so each sweep corrects the number, and it may be below zero for a while.
+    pub active: Word64,
+    /// What the number is divided by when it is compared.
+    pub weight: Word32,
+    /// Not used.
+    pub reserved: [Word32; 13],
+}
+
+impl Load {
+    /// The flows that are active, as far as is known.
+    #[inline(always)]
+    pub fn flows(&self) -> u64 {
+        let active = self.active.load();
+        // In two's complement: below zero.
+        if active >> 63 == 0 { active } else { 0 }
     }
 }
 
@@ -437,6 +492,8 @@ const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 64);
 const _: () = assert!(size_of::<RingLine>() == 64);
 const _: () = assert!(size_of::<BackendEntry>() == 64);
+const _: () = assert!(size_of::<Rotation>() == 64);
+const _: () = assert!(size_of::<Load>() == 64);
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
 const _: () = assert!(size_of::<FlowNews>() == 40);

@@ -7,6 +7,7 @@
 //! rules exist once.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::missing_errors_doc,
@@ -14,6 +15,7 @@
               says why in its own documentation"
 )]
 
+mod choose;
 pub mod flow;
 pub mod hash;
 pub mod layout;

@@ -81,6 +81,23 @@ impl Slot {
         };
         Self::new(owner, prior)
     }
+
+    /// As [`given_to`](Self::given_to), for a service that records every flow: its slots never
+    /// settle, since any flow may be elsewhere.
+    ///
+    /// Nor does a move end when a slot comes back to its prior. That one's own flows are still
+    /// unrecorded, and with UDP nothing else tells them from new ones.
+    #[must_use]
+    pub fn given_beside_records(self, owner: u16, lives: impl Fn(u16) -> bool) -> Self {
+        let from = self.owner();
+        let prior = match self.prior() {
+            Prior::Moving(prior) if lives(prior) => Prior::Moving(prior),
+            Prior::Moving(_) => Prior::Exceptions,
+            _ if from == owner || from == Self::NONE || !lives(from) => Prior::Exceptions,
+            _ => Prior::Moving(from),
+        };
+        Self::new(owner, prior)
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +147,18 @@ mod tests {
             Slot::new(B, Prior::Moving(C))
         );
         assert_eq!(Slot::settled(Slot::NONE).given_to(B, all_live), Slot::settled(B));
+    }
+
+    #[test]
+    fn beside_records_no_slot_settles_and_no_move_ends_early() {
+        let slot = Slot::new(A, Prior::Exceptions);
+        assert_eq!(slot.given_beside_records(A, all_live), slot);
+        let moving = slot.given_beside_records(B, all_live);
+        assert_eq!(moving, Slot::new(B, Prior::Moving(A)));
+        assert_eq!(moving.given_beside_records(A, all_live), Slot::new(A, Prior::Moving(A)));
+        assert_eq!(moving.given_beside_records(C, |b| b != A), Slot::new(C, Prior::Exceptions));
+        let nobodys = Slot::new(Slot::NONE, Prior::Exceptions);
+        assert_eq!(nobodys.given_beside_records(B, all_live), Slot::new(B, Prior::Exceptions));
     }
 
     #[test]

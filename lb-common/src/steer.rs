@@ -11,15 +11,19 @@
 //!
 //! A recorded flow belongs to its backend as long as that lives. So what a change of the ring
 //! would have moved is recorded packet by packet, within one idle time-out, and nothing else is.
+//!
+//! A service that balances per flow (`round_robin`, `least_conn`) has no settled slot. A flow that
+//! opens is recorded for the backend that `choose` picks, in place of the owner.
 
 use core::ops::Deref;
 
 use crate::{
+    choose::choose,
     flow::Flow,
     hash::{self, Seed},
     layout::{
-        BackendEntry, FlowKey, FlowRecord, Life, RingSpan, SLOTS_PER_LINE, ServiceBucket,
-        ServiceEntry, ServiceKey, ServiceMeta,
+        BackendEntry, FlowKey, FlowRecord, Life, Load, RingSpan, Rotation, SLOTS_PER_LINE,
+        ServiceBucket, ServiceEntry, ServiceKey, ServiceMeta,
     },
     reason::Reason,
     slot::{Prior, Slot},
@@ -35,6 +39,10 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<Slot>;
     /// The backend with this number.
     fn backend(&self, number: u16) -> Option<&BackendEntry>;
+    /// The turns of the service with this number.
+    fn rotation(&self, service: u32) -> Option<&Rotation>;
+    /// The load of the backend with this number.
+    fn load(&self, number: u16) -> Option<&Load>;
 }
 
 /// The records of flows, for slots that are not settled.
@@ -52,6 +60,10 @@ pub trait Flows: Tables {
     fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord);
     /// Drops the record of a flow.
     fn forget(&self, stage: Stage, key: &FlowKey);
+    /// Says whose turn is next.
+    fn turn_to(&self, rotation: &Rotation, position: u32);
+    /// Counts flows that have become active, or none any more.
+    fn count(&self, load: &Load, change: i64);
 }
 
 /// Which table a record is in.
@@ -106,16 +118,25 @@ pub enum Why {
     MovingPrior,
     /// The slot has moved, and the flow is no exception: the owner's.
     ExceptionsOwner,
+    /// The flow opens, and it was this backend's turn.
+    RoundRobin,
+    /// The flow opens, and this backend was the less loaded of two.
+    LeastConn,
+    /// The service records every flow, but not this one: the owner's.
+    NotRecorded,
 }
 
 impl Why {
     /// Every rule, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Settled,
         Self::Recorded,
         Self::MovingOpening,
         Self::MovingPrior,
         Self::ExceptionsOwner,
+        Self::RoundRobin,
+        Self::LeastConn,
+        Self::NotRecorded,
     ];
 
     /// The rule as `weir explain` names it.
@@ -126,6 +147,9 @@ impl Why {
             Self::MovingOpening => "moving: opening",
             Self::MovingPrior => "moving: prior",
             Self::ExceptionsOwner => "exceptions: owner",
+            Self::RoundRobin => "round robin",
+            Self::LeastConn => "least connections",
+            Self::NotRecorded => "not recorded: owner",
         }
     }
 }
@@ -197,71 +221,116 @@ fn unsettled<T: Flows>(
 ) -> (u16, Why) {
     let key = FlowKey::new(flow.source, flow.ports, service.meta.index());
     let now = tables.now();
-    if let Some(number) = recorded(tables, &key, flow, now) {
+    let slot_in_map = service.ring.base + slot_index;
+    if let Some(number) = recorded(tables, service.meta, &key, flow, now, slot_in_map) {
         return (number, Why::Recorded);
     }
-    let Prior::Moving(prior) = slot.prior() else {
-        return (slot.owner(), Why::ExceptionsOwner);
-    };
-    let (number, why, stage) = if flow.flags.opens() {
-        (slot.owner(), Why::MovingOpening, Stage::HalfOpen)
-    } else {
-        (prior, Why::MovingPrior, Stage::Confirmed)
+    let opens = flow.flags.opens() || service.meta.has(ServiceMeta::UNANNOUNCED);
+    let (number, why, stage) = match slot.prior() {
+        Prior::Moving(prior) if !flow.flags.opens() => (prior, Why::MovingPrior, Stage::Confirmed),
+        _ if opens && service.meta.is_per_flow() => {
+            let (number, why) = choose(tables, service, slot_index, slot);
+            (number, why, Stage::HalfOpen)
+        }
+        Prior::Moving(_) => (slot.owner(), Why::MovingOpening, Stage::HalfOpen),
+        _ if service.meta.is_per_flow() => return (slot.owner(), Why::NotRecorded),
+        _ => return (slot.owner(), Why::ExceptionsOwner),
     };
     let life = life_of(tables, number);
     if !life.lives() {
         // A dead prior has no flows to protect; the controller is about to say so in the slot.
         return (slot.owner(), Why::ExceptionsOwner);
     }
-    let record = new_record(number, life, now, service.ring.base + slot_index, flow);
+    let record = new_record(number, life, now, slot_in_map, flow);
     tables.keep(stage, &key, &record);
+    count(tables, service.meta, number, i64::from(!flow.flags.closes()));
     (number, why)
 }
 
 /// The backend that a flow is recorded for, if that lives.
 #[inline(always)]
-fn recorded<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
-    if let Some(number) = confirmed(tables, key, flow, now) {
+fn recorded<T: Flows>(
+    tables: &T,
+    meta: ServiceMeta,
+    key: &FlowKey,
+    flow: &Flow,
+    now: u32,
+    slot: u32,
+) -> Option<u16> {
+    if let Some(number) = confirmed(tables, meta, key, flow, now, slot) {
         return Some(number);
     }
-    half_open(tables, key, flow, now)
+    half_open(tables, meta, key, flow, now, slot)
 }
 
 #[inline(always)]
-fn confirmed<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
+fn confirmed<T: Flows>(
+    tables: &T,
+    meta: ServiceMeta,
+    key: &FlowKey,
+    flow: &Flow,
+    now: u32,
+    slot: u32,
+) -> Option<u16> {
     let record = tables.record(Stage::Confirmed, key)?;
     let (number, life) = living(tables, &record);
+    let was_active = life.lives() && record.closing.load() == 0;
     // Between the same two ports a new flow may open; if the old one's backend takes no new
     // flows, it goes elsewhere, and the old record must not catch its later packets.
     if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
         tables.forget(Stage::Confirmed, key);
+        count(tables, meta, number, -i64::from(was_active));
         return None;
     }
     if record.seen.load() != now {
         record.seen.store(now);
+        // Another one if the service has another ring or hash since.
+        record.slot.store(slot);
     }
     if flow.flags.opens() || flow.flags.closes() {
         record.closing.store(u32::from(flow.flags.closes()));
+        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(was_active));
     }
     Some(number)
 }
 
 #[inline(always)]
-fn half_open<T: Flows>(tables: &T, key: &FlowKey, flow: &Flow, now: u32) -> Option<u16> {
+fn half_open<T: Flows>(
+    tables: &T,
+    meta: ServiceMeta,
+    key: &FlowKey,
+    flow: &Flow,
+    now: u32,
+    slot: u32,
+) -> Option<u16> {
     let record = tables.record(Stage::HalfOpen, key)?;
     let (number, life) = living(tables, &record);
+    let was_active = life.lives() && record.closing.load() == 0;
     if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
         tables.forget(Stage::HalfOpen, key);
+        count(tables, meta, number, -i64::from(was_active));
         return None;
     }
     if flow.flags.opens() {
         record.seen.store(now);
     } else {
-        let confirmed = new_record(number, life, now, record.slot.load(), flow);
+        let confirmed = new_record(number, life, now, slot, flow);
         tables.keep(Stage::Confirmed, key, &confirmed);
         tables.forget(Stage::HalfOpen, key);
+        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(was_active));
     }
     Some(number)
+}
+
+/// Counts a backend's flows that have become active, or none any more, if anybody asks for it.
+#[inline(always)]
+fn count<T: Flows>(tables: &T, meta: ServiceMeta, number: u16, change: i64) {
+    if change != 0
+        && meta.has(ServiceMeta::LEAST_CONN)
+        && let Some(load) = tables.load(number)
+    {
+        tables.count(load, change);
+    }
 }
 
 #[inline(always)]
@@ -283,7 +352,7 @@ fn living<T: Tables>(tables: &T, record: &FlowRecord) -> (u16, Life) {
 }
 
 #[inline(always)]
-fn life_of<T: Tables>(tables: &T, number: u16) -> Life {
+pub(crate) fn life_of<T: Tables + ?Sized>(tables: &T, number: u16) -> Life {
     match tables.backend(number) {
         Some(backend) => Life(backend.life.load()),
         None => Life(0),

@@ -70,3 +70,30 @@ macro_rules! word {
 
 word!(Word32, u32, core::sync::atomic::AtomicU32, "A shared 32-bit word.");
 word!(Word64, u64, core::sync::atomic::AtomicU64, "A shared 64-bit word.");
+
+impl Word64 {
+    /// Adds to the word, which wraps round, whoever else does so meanwhile.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change.cast_unsigned(), core::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Adds to the word, which wraps round, whoever else does so meanwhile.
+    ///
+    /// Rust has no atomic additions for eBPF, since the target cannot compare and swap before
+    /// version 3 of its instructions. This one is older than those (`BPF_XADD`), and returns nothing.
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    pub fn add(&self, change: i64) {
+        // SAFETY: one instruction that writes the word alone, which is valid and aligned as in
+        // `load`.
+        unsafe {
+            core::arch::asm!(
+                "lock *(u64 *)({word} + 0) += {change}",
+                word = in(reg) self.0.get(),
+                change = in(reg) change,
+                options(nostack),
+            );
+        }
+    }
+}

@@ -4,7 +4,7 @@
 use core::ops::Deref;
 
 use lb_common::{
-    layout::{Answer, BackendEntry, FlowKey, FlowRecord, ServiceBucket},
+    layout::{Answer, BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket},
     reason::Reason,
     slot::Slot,
     steer::{Flows, Stage, Tables, Way},
@@ -44,6 +44,16 @@ impl Tables for Unchanged {
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         KernelTables.backend(number)
     }
+
+    #[inline(always)]
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        KernelTables.rotation(service)
+    }
+
+    #[inline(always)]
+    fn load(&self, number: u16) -> Option<&Load> {
+        KernelTables.load(number)
+    }
 }
 
 impl Flows for Unchanged {
@@ -70,6 +80,12 @@ impl Flows for Unchanged {
 
     #[inline(always)]
     fn forget(&self, _stage: Stage, _key: &FlowKey) {}
+
+    #[inline(always)]
+    fn turn_to(&self, _rotation: &Rotation, _position: u32) {}
+
+    #[inline(always)]
+    fn count(&self, _load: &Load, _change: i64) {}
 }
 
 /// What became of a packet, in words that the controller reads.

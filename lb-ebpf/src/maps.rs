@@ -10,8 +10,8 @@ use aya_ebpf::{
 use lb_common::{
     hash::Seed,
     layout::{
-        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, RingLine,
-        ServiceBucket,
+        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Load, RingLine,
+        Rotation, ServiceBucket,
     },
     reason::Reason,
     slot::Slot,
@@ -36,6 +36,10 @@ static HALF_OPEN: LruHashMap<FlowKey, FlowRecord, 1> = LruHashMap::new();
 static FLOW_NEWS: RingBuf<FlowNews, 4096> = RingBuf::new();
 #[btf_map]
 static FLOW_NEWS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static ROTATIONS: Array<Rotation, 1, MAPPED> = Array::new();
+#[btf_map]
+static LOADS: Array<Load, 1, MAPPED> = Array::new();
 #[btf_map]
 static ANSWER: Array<Answer, 1> = Array::new();
 #[btf_map]
@@ -108,6 +112,16 @@ impl Tables for KernelTables {
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         BACKENDS.get(u32::from(number))
     }
+
+    #[inline(always)]
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        ROTATIONS.get(service)
+    }
+
+    #[inline(always)]
+    fn load(&self, number: u16) -> Option<&Load> {
+        LOADS.get(u32::from(number))
+    }
 }
 
 impl Flows for KernelTables {
@@ -175,6 +189,16 @@ fn tell_of_flow(news: &FlowNews) {
     {
         // SAFETY: the kernel returned this CPU's own entry.
         unsafe { *lost += 1 };
+    }
+
+    #[inline(always)]
+    fn turn_to(&self, rotation: &Rotation, position: u32) {
+        rotation.turn.store(position);
+    }
+
+    #[inline(always)]
+    fn count(&self, load: &Load, change: i64) {
+        load.active.add(change);
     }
 }
 

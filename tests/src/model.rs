@@ -17,16 +17,20 @@ use lb_common::{
     flow::{Flow, TcpFlags},
     hash::Seed,
     layout::{
-        BackendEntry, FlowKey, FlowRecord, Life, RingSpan, ServiceBucket, ServiceKey, ServiceMeta,
+        BackendEntry, FlowKey, FlowRecord, Life, Load, RingSpan, Rotation, ServiceBucket,
+        ServiceEntry, ServiceKey, ServiceMeta,
     },
     reason::Reason,
     slot::Slot,
     steer::{self, Flows, Parameters, Stage, Tables},
 };
 use weir::core::{
+    Write,
     maglev::{self, Candidate},
-    ring::{Recorded, Ring},
-    sweep,
+    places::Place,
+    ring::{Ring, Tracking},
+    rotation,
+    sweep::{self, Findings, Swept},
 };
 
 /// How many backends a world has, up or not.
@@ -37,6 +41,19 @@ pub const FLOWS: u16 = 40;
 const SLOTS: u32 = 13;
 /// The idle time-out.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// How the service finds backends for its flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// By the ring (`maglev`).
+    Ring,
+    /// By the ring, and nothing is recorded (`affinity = false`); UDP alone.
+    Loose,
+    /// In turn (`round_robin`).
+    Turns,
+    /// By load (`least_conn`).
+    Load,
+}
 
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +74,8 @@ pub enum Event {
     Drain(u16),
     /// A backend's weight.
     Weight(u16, u8),
+    /// The service is balanced in another way from now on; `Loose` is no way for TCP.
+    Balance(Balance),
     /// The controller looks through the records.
     Sweep,
     /// The controller is killed, and another takes the tables over.
@@ -68,12 +87,14 @@ pub trait Mirror {
     /// Sends a packet of a flow; the number of the backend that it reaches, or nothing if the
     /// mirror has no opinion.
     fn packet(&mut self, flow: &Flow) -> Option<Result<u16, Reason>>;
-    /// Writes slots.
-    fn slots(&mut self, slots: &[(u32, Slot)]);
-    /// Writes a backend's life.
-    fn life(&mut self, number: u16, life: Life);
+    /// Changes its tables.
+    fn write(&mut self, write: &Write);
     /// Drops records.
     fn forget(&mut self, stage: Stage, keys: &[FlowKey]);
+    /// Adds to the load of a backend.
+    fn correct(&mut self, number: u16, change: i64);
+    /// The load of a backend, if the mirror knows it.
+    fn load(&self, number: u16) -> Option<u64>;
 }
 
 /// The mirror of those who want none.
@@ -89,6 +110,10 @@ pub struct Broken(pub String);
 pub struct World {
     tables: Memory,
     ring: Ring,
+    rotation: rotation::Rotation,
+    balance: Balance,
+    /// Whether the loads have been corrected since anything happened that packets do not count.
+    loads_hold: bool,
     backends: Vec<Server>,
     clients: Vec<Client>,
     udp: bool,
@@ -115,6 +140,8 @@ struct Memory {
     buckets: Vec<ServiceBucket>,
     slots: Vec<Cell<Slot>>,
     backends: Vec<BackendEntry>,
+    rotation: Rotation,
+    loads: Vec<Load>,
     half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     now: Cell<Duration>,
@@ -129,22 +156,32 @@ pub fn service_key(udp: bool) -> ServiceKey {
     ServiceKey::ipv4(u32::from_le_bytes([192, 0, 2, 10]), port, if udp { 17 } else { 6 })
 }
 
+/// The service's place in the service table.
+pub fn place(udp: bool) -> Place {
+    Place { bucket: service_key(udp).places().first(PARAMETERS.place_mask), half: 0 }
+}
+
 /// The part of the ring map that the model's ring has.
 pub const SPAN: RingSpan = RingSpan { base: 16, length: SLOTS };
+/// The part in which turns are taken.
+const TURNS: RingSpan = RingSpan { base: 32, length: SLOTS };
 
 impl World {
-    /// A world in which the first three backends are up.
+    /// A world in which the first three backends are up, balanced by the ring.
     pub fn new(udp: bool, mirror: &mut impl Mirror) -> Self {
         let tables = Memory::new(service_key(udp));
         let server = Server { life: Life::default(), weight: 1 };
         let mut world = Self {
             tables,
-            ring: Ring::new(SPAN),
+            ring: Ring::new(SPAN, Tracking::Moves),
+            rotation: rotation::Rotation::new(TURNS),
+            balance: Balance::Ring,
+            loads_hold: false,
             backends: vec![server; usize::from(BACKENDS)],
             clients: vec![Client::default(); usize::from(FLOWS)],
             udp,
         };
-        mirror.slots(&world.ring.indexed());
+        mirror.write(&Write::Slots(world.ring.indexed()));
         for number in 0..3 {
             world.set_life(number, |life| Life::new(life.number(), true, true), mirror);
         }
@@ -159,9 +196,9 @@ impl World {
     /// [`Broken`]: what was promised and what happened.
     pub fn happen(&mut self, event: Event, mirror: &mut impl Mirror) -> Result<(), Broken> {
         match event {
-            Event::Open(flow) => return self.open(flow, mirror),
-            Event::Data(flow) => return self.data(flow, false, mirror),
-            Event::Close(flow) => return self.data(flow, true, mirror),
+            Event::Open(flow) => self.open(flow, mirror)?,
+            Event::Data(flow) => self.data(flow, false, mirror)?,
+            Event::Close(flow) => self.data(flow, true, mirror)?,
             Event::Pass(seconds) => {
                 let now = self.tables.now.get() + Duration::from_secs(seconds.into());
                 self.tables.now.set(now);
@@ -177,19 +214,18 @@ impl World {
             Event::Die(number) => {
                 let next = |life: Life| Life::new(life.number().wrapping_add(1), false, false);
                 self.set_life(number, next, mirror);
+                self.loads_hold = false;
                 self.give(mirror);
             }
             Event::Weight(number, weight) => {
                 self.backends[usize::from(number)].weight = weight;
                 self.give(mirror);
             }
+            Event::Balance(balance) => self.balance(balance, mirror),
             Event::Sweep => self.sweep(mirror),
-            Event::Restart => {
-                let slots = self.tables.slots[SPAN.base as usize..].iter().map(Cell::get);
-                self.ring = Ring::adopt(SPAN, slots.collect(), self.tables.now.get());
-            }
+            Event::Restart => self.restart(mirror),
         }
-        Ok(())
+        self.check_loads(mirror)
     }
 
     // === Clients ===
@@ -249,7 +285,7 @@ impl World {
             service: service_key(self.udp),
             source: [u32::from_le_bytes([198, 51, 100, 7]), 0, 0, 0],
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
-            flags: flags(opens, closes),
+            flags: flags(opens, closes && !self.udp),
         };
         let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| way.number);
         match mirror.packet(&packet) {
@@ -262,12 +298,18 @@ impl World {
 
     /// The backend that a flow has a right to, if any.
     fn claim(&self, flow: u16) -> Option<u16> {
+        if self.ring.tracking() == Tracking::Nothing {
+            return None;
+        }
         let (number, life, when) = self.clients[usize::from(flow)].last?;
         let alive = self.life(number).lives() && self.life(number).number() == life;
         (alive && self.tables.now.get() <= when + IDLE).then_some(number)
     }
 
     fn expect(&self, flow: u16, number: u16) -> Result<(), Broken> {
+        if self.ring.tracking() == Tracking::Nothing && !self.life(number).takes_new() {
+            return Err(Broken(format!("flow {flow} goes to {number}, which owns no slot")));
+        }
         match self.claim(flow) {
             Some(claim) if claim != number => Err(Broken(format!(
                 "flow {flow} was with {claim}, which lives, and goes to {number}"
@@ -300,7 +342,7 @@ impl World {
         let life = new(self.life(number));
         self.backends[usize::from(number)].life = life;
         self.tables.backends[usize::from(number)].life.store(life.0);
-        mirror.life(number, life);
+        mirror.write(&Write::Life(number, life));
     }
 
     fn give(&mut self, mirror: &mut impl Mirror) {
@@ -316,26 +358,135 @@ impl World {
                 number,
             })
             .collect();
+        match self.balance {
+            Balance::Ring | Balance::Loose => {}
+            Balance::Turns => self.take_turns(&candidates, mirror),
+            Balance::Load => {
+                for candidate in &candidates {
+                    let weight = candidate.weight;
+                    self.tables.loads[usize::from(candidate.number)].weight.store(weight.into());
+                    mirror.write(&Write::Weight(candidate.number, weight));
+                }
+            }
+        }
         let owners = maglev::build(&candidates, SLOTS);
         let lives = |number: u16| self.backends[usize::from(number)].life.lives();
         let changed = self.ring.give(&owners, lives, self.tables.now.get());
         self.write(&changed.slots, mirror);
     }
 
+    fn take_turns(&mut self, candidates: &[Candidate], mirror: &mut impl Mirror) {
+        let changed = self.rotation.set(candidates);
+        self.write(&changed.slots, mirror);
+        if let Some(order) = changed.order {
+            self.tables.rotation.order.store(order.to_word());
+            mirror.write(&Write::Order(0, order.to_word()));
+        }
+    }
+
+    /// As `core/apply.rs` does it: slots before the flags on the way to records of every flow,
+    /// after them on the way back.
+    fn balance(&mut self, balance: Balance, mirror: &mut impl Mirror) {
+        if balance == Balance::Loose && !self.udp {
+            return;
+        }
+        self.balance = balance;
+        self.loads_hold = false;
+        let tracking = self.tracking();
+        if tracking == Tracking::EveryFlow {
+            self.track(tracking, mirror);
+        }
+        let meta = self.meta();
+        self.tables.entry(self.udp).meta.store(meta.0);
+        mirror.write(&Write::ServiceMeta(place(self.udp), meta));
+        if tracking != Tracking::EveryFlow {
+            self.track(tracking, mirror);
+        }
+        self.give(mirror);
+    }
+
+    fn track(&mut self, tracking: Tracking, mirror: &mut impl Mirror) {
+        if self.ring.wanted_tracking() != tracking {
+            let changed = self.ring.track(tracking, IDLE, self.tables.now.get());
+            self.write(&changed, mirror);
+        }
+    }
+
+    fn tracking(&self) -> Tracking {
+        match self.balance {
+            Balance::Ring => Tracking::Moves,
+            Balance::Loose => Tracking::Nothing,
+            Balance::Turns | Balance::Load => Tracking::EveryFlow,
+        }
+    }
+
+    fn meta(&self) -> ServiceMeta {
+        let balance = match self.balance {
+            Balance::Ring | Balance::Loose => return ServiceMeta::default(),
+            Balance::Turns => ServiceMeta::ROUND_ROBIN,
+            Balance::Load => ServiceMeta::LEAST_CONN,
+        };
+        ServiceMeta(balance | if self.udp { ServiceMeta::UNANNOUNCED } else { 0 })
+    }
+
+    fn restart(&mut self, mirror: &mut impl Mirror) {
+        let leaves_nothing = self.ring.tracking() == Tracking::Nothing;
+        if leaves_nothing && self.ring.wanted_tracking() != Tracking::Nothing {
+            // A successor does not know what was about to change and takes it for changed. That is
+            // right but for the seconds after `affinity = false` was taken back.
+            return;
+        }
+        let range = SPAN.base as usize..(SPAN.base + SPAN.length) as usize;
+        let slots = self.tables.slots[range].iter().map(Cell::get).collect();
+        self.ring = Ring::adopt(SPAN, self.tracking(), slots, self.tables.now.get());
+        self.rotation = rotation::Rotation::new(TURNS);
+        self.give(mirror);
+    }
+
+    /// What packets have counted is what the records say, here and in the mirror.
+    fn check_loads(&self, mirror: &impl Mirror) -> Result<(), Broken> {
+        if !self.loads_hold || self.balance != Balance::Load {
+            return Ok(());
+        }
+        for number in 0..BACKENDS {
+            let load = self.tables.loads[usize::from(number)].active.load();
+            let active = [Stage::HalfOpen, Stage::Confirmed].map(|stage| {
+                let table = self.tables.table(stage).borrow();
+                table.values().filter(|record| self.is_active(record, number)).count()
+            });
+            let mirrored = mirror.load(number).unwrap_or(load);
+            let recorded = active.into_iter().sum::<usize>();
+            if load != recorded as u64 || mirrored != load {
+                return Err(Broken(format!(
+                    "backend {number} has {recorded} active records, a load of {load}, and one of \
+                     {mirrored} in the mirror"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_active(&self, record: &FlowRecord, number: u16) -> bool {
+        let same_life = record.life() == self.life(number).number();
+        record.number() == number && same_life && record.closing.load() == 0
+    }
+
     fn sweep(&mut self, mirror: &mut impl Mirror) {
         let now = self.tables.now.get();
-        let mut recorded = Recorded::new();
+        let mut findings = Findings::default();
+        let idle_seconds = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
+        let service =
+            Swept { idle_seconds, every_flow: self.ring.tracking() == Tracking::EveryFlow };
         for stage in [Stage::HalfOpen, Stage::Confirmed] {
             let mut done = Vec::new();
             for (key, record) in self.tables.table(stage).borrow().iter() {
-                let index = record.slot.load();
-                let slot = self.tables.slots[index as usize].get();
+                let slot = || self.tables.slots[record.slot.load() as usize].get();
+                let slot = (!service.every_flow).then(slot);
                 let life = self.life(record.number());
-                let idle = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
-                if sweep::is_done(record, slot, life, self.tables.now(), idle) {
+                if sweep::is_done(record, slot, life, self.tables.now(), idle_seconds) {
                     done.push(*key);
                 } else {
-                    *recorded.entry(index).or_default().entry(record.number()).or_default() += 1;
+                    findings.keep(record, &service);
                 }
             }
             for key in &done {
@@ -343,7 +494,22 @@ impl World {
             }
             mirror.forget(stage, &done);
         }
-        let changed = self.ring.sweep(&recorded, IDLE, now, now);
+        if self.balance == Balance::Load {
+            for (number, load) in (0..).zip(&self.tables.loads) {
+                let counted = findings.by_backend.get(&number).map_or(0, |count| count.active);
+                let before = load.active.load();
+                let change = sweep::correction(counted, before, before);
+                load.active.add(change);
+                mirror.correct(number, change);
+            }
+            self.loads_hold = true;
+        }
+        let loose = self.ring.tracking() == Tracking::Nothing;
+        let changed = self.ring.sweep(&findings.recorded, IDLE, now, now);
+        if loose && self.ring.tracking() != Tracking::Nothing {
+            // Who was promised nothing has no claim now.
+            self.clients.fill(Client::default());
+        }
         self.write(&changed, mirror);
     }
 
@@ -351,7 +517,7 @@ impl World {
         for (index, slot) in slots {
             self.tables.slots[*index as usize].set(*slot);
         }
-        mirror.slots(slots);
+        mirror.write(&Write::Slots(slots.to_vec()));
     }
 }
 
@@ -364,15 +530,22 @@ impl Memory {
         entry.ring.store(SPAN.to_word());
         entry.meta.store(ServiceMeta::default().0);
         entry.head.store(key.head);
-        let slots = (0..SPAN.base + SPAN.length).map(|_| Cell::new(Slot::settled(Slot::NONE)));
+        let slots = (0..TURNS.base + TURNS.length).map(|_| Cell::new(Slot::settled(Slot::NONE)));
         Self {
             buckets,
             slots: slots.collect(),
             backends: (0..BACKENDS).map(|_| BackendEntry::default()).collect(),
+            rotation: Rotation::default(),
+            loads: (0..BACKENDS).map(|_| Load::default()).collect(),
             half_open: RefCell::default(),
             confirmed: RefCell::default(),
             now: Cell::new(Duration::from_secs(1000)),
         }
+    }
+
+    fn entry(&self, udp: bool) -> &ServiceEntry {
+        let Place { bucket, half } = place(udp);
+        &self.buckets[bucket as usize].0[usize::from(half)]
     }
 
     fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
@@ -394,6 +567,14 @@ impl Tables for Memory {
 
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         self.backends.get(usize::from(number))
+    }
+
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        (service == 0).then_some(&self.rotation)
+    }
+
+    fn load(&self, number: u16) -> Option<&Load> {
+        self.loads.get(usize::from(number))
     }
 }
 
@@ -420,6 +601,14 @@ impl Flows for Memory {
     fn forget(&self, stage: Stage, key: &FlowKey) {
         self.table(stage).borrow_mut().remove(key);
     }
+
+    fn turn_to(&self, rotation: &Rotation, position: u32) {
+        rotation.turn.store(position);
+    }
+
+    fn count(&self, load: &Load, change: i64) {
+        load.active.add(change);
+    }
 }
 
 // === impl Nothing ===
@@ -429,11 +618,15 @@ impl Mirror for Nothing {
         None
     }
 
-    fn slots(&mut self, _slots: &[(u32, Slot)]) {}
-
-    fn life(&mut self, _number: u16, _life: Life) {}
+    fn write(&mut self, _write: &Write) {}
 
     fn forget(&mut self, _stage: Stage, _keys: &[FlowKey]) {}
+
+    fn correct(&mut self, _number: u16, _change: i64) {}
+
+    fn load(&self, _number: u16) -> Option<u64> {
+        None
+    }
 }
 
 impl fmt::Display for Broken {

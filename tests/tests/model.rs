@@ -4,11 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
 use proptest::prelude::*;
-use weir_lab::model::{BACKENDS, Event, FLOWS, Nothing, World};
+use weir_lab::model::{BACKENDS, Balance, Event, FLOWS, Nothing, World};
 
 /// Histories, and the events of each on average: more than a million together.
 const HISTORIES: u32 = 3_000;
 const LENGTH: usize = 400;
+
+fn balance() -> impl Strategy<Value = Balance> {
+    prop_oneof![
+        3 => Just(Balance::Ring),
+        1 => Just(Balance::Loose),
+        2 => Just(Balance::Turns),
+        2 => Just(Balance::Load),
+    ]
+}
 
 fn event() -> impl Strategy<Value = Event> {
     let backend = 0..BACKENDS;
@@ -21,6 +30,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => backend.clone().prop_map(Event::Die),
         2 => backend.clone().prop_map(Event::Drain),
         3 => (backend, 0..4u8).prop_map(|(b, w)| Event::Weight(b, w)),
+        1 => balance().prop_map(Event::Balance),
         6 => Just(Event::Sweep),
         1 => Just(Event::Restart),
     ]
@@ -37,10 +47,11 @@ proptest! {
     #[test]
     fn no_flow_to_a_living_backend_is_moved(
         udp in any::<bool>(),
+        first in balance(),
         events in proptest::collection::vec(event(), 1..2 * LENGTH),
     ) {
         let mut world = World::new(udp, &mut Nothing);
-        for event in events {
+        for event in std::iter::once(Event::Balance(first)).chain(events) {
             if let Err(broken) = world.happen(event, &mut Nothing) {
                 return Err(TestCaseError::fail(broken.to_string()));
             }

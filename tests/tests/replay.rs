@@ -8,19 +8,18 @@ use std::{net::IpAddr, path::PathBuf};
 use etherparse::PacketBuilder;
 use lb_common::{
     flow::Flow,
-    layout::{BackendEntry, FlowKey, Life, ServiceMeta},
+    layout::{BackendEntry, FlowKey, ServiceMeta},
     reason::Reason,
-    slot::Slot,
-    steer::Stage,
+    steer::{Stage, Tables as _},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use weir::{
     config::Limits,
-    core::{Write, places::Place},
+    core::Write,
     dataplane::{Tables, TablesId},
 };
 use weir_lab::{
-    model::{BACKENDS, Event, FLOWS, Mirror, PARAMETERS, SPAN, World, service_key},
+    model::{BACKENDS, Balance, Event, FLOWS, Mirror, PARAMETERS, SPAN, World, place, service_key},
     program::{OWN_MAC, Runner, Verdict, mac_of},
 };
 
@@ -41,7 +40,7 @@ impl Kernel {
         assert_eq!(id.parameters().place_mask, PARAMETERS.place_mask);
         let runner = Runner::new(id).unwrap();
         let key = service_key(udp);
-        let place = Place { bucket: key.places().first(PARAMETERS.place_mask), half: 0 };
+        let place = place(udp);
         let (ring, meta) = (SPAN.to_word(), ServiceMeta::default());
         runner.tables.mapped.write(&Write::Service { place, key, ring, meta });
         for number in 0..BACKENDS {
@@ -77,16 +76,20 @@ impl Mirror for Kernel {
         })
     }
 
-    fn slots(&mut self, slots: &[(u32, Slot)]) {
-        self.runner.tables.mapped.write(&Write::Slots(slots.to_vec()));
-    }
-
-    fn life(&mut self, number: u16, life: Life) {
-        self.runner.tables.mapped.write(&Write::Life(number, life));
+    fn write(&mut self, write: &Write) {
+        self.runner.tables.mapped.write(write);
     }
 
     fn forget(&mut self, stage: Stage, keys: &[FlowKey]) {
         self.runner.tables.records.forget(stage, keys).unwrap();
+    }
+
+    fn correct(&mut self, number: u16, change: i64) {
+        self.runner.tables.mapped.load(number).unwrap().active.add(change);
+    }
+
+    fn load(&self, number: u16) -> Option<u64> {
+        Some(self.runner.tables.mapped.load(number).unwrap().active.load())
     }
 }
 
@@ -96,7 +99,8 @@ fn mac(number: u16) -> [u8; 6] {
 
 fn event(random: &mut StdRng) -> Event {
     let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
-    match random.random_range(0..80) {
+    let balances = [Balance::Ring, Balance::Loose, Balance::Turns, Balance::Load];
+    match random.random_range(0..81) {
         0..12 => Event::Open(flow),
         12..52 => Event::Data(flow),
         52..56 => Event::Close(flow),
@@ -106,6 +110,7 @@ fn event(random: &mut StdRng) -> Event {
         68..70 => Event::Drain(backend),
         70..73 => Event::Weight(backend, random.random_range(0..4)),
         73..79 => Event::Sweep,
+        79 => Event::Balance(balances[random.random_range(0..balances.len())]),
         _ => Event::Restart,
     }
 }
@@ -118,6 +123,9 @@ fn the_kernel_decides_as_the_model_does() {
         let mut random = StdRng::seed_from_u64(seed);
         let mut kernel = Kernel::new(udp);
         let mut world = World::new(udp, &mut kernel);
+        let balances = [Balance::Ring, Balance::Turns, Balance::Load];
+        let first = Event::Balance(balances[random.random_range(0..balances.len())]);
+        world.happen(first, &mut kernel).unwrap();
         for step in 0..LENGTH {
             let event = event(&mut random);
             if let Err(broken) = world.happen(event, &mut kernel) {

@@ -8,7 +8,7 @@ use super::{
     vrrp,
 };
 use crate::{
-    config::{Algorithm, AttachMode, Forward},
+    config::{AttachMode, Forward},
     core::{
         BackendState, BackendStatus, Health, PacketStatus, ServiceStatus, Status, SyncRole,
         SyncStatus,
@@ -103,7 +103,7 @@ fn service_text(
         style.health(service.health, health(service.health)),
         service.protocol,
         vip(service),
-        algorithm(service.algorithm),
+        algorithm(service),
         forward(service.forward),
         service.backends.len(),
         if service.panic { "  panic: flows go to all" } else { "" },
@@ -262,11 +262,9 @@ fn health(health: Health) -> &'static str {
     }
 }
 
-fn algorithm(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::Maglev => "maglev",
-        Algorithm::IpHash => "ip_hash",
-    }
+fn algorithm(service: &ServiceStatus) -> String {
+    let name = service.algorithm.name();
+    if service.affinity { name.to_owned() } else { format!("{name} without affinity") }
 }
 
 fn forward(forward: Forward) -> &'static str {

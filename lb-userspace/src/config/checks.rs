@@ -8,7 +8,7 @@ use std::{
 use lb_common::layout::SLOTS_PER_LINE;
 
 use super::{
-    model::{Limits, Service},
+    model::{Algorithm, Limits, Service},
     reader::Table,
 };
 
@@ -66,7 +66,8 @@ impl Demand {
 
     /// Adds a service; the one that goes over a limit is reported.
     pub(super) fn add(&mut self, table: &Table<'_>, service: &Service) {
-        let slots = u64::from(service.ring).next_multiple_of(SLOTS_PER_LINE.into());
+        let spans = if service.algorithm == Algorithm::RoundRobin { 2 } else { 1 };
+        let slots = spans * u64::from(service.ring).next_multiple_of(SLOTS_PER_LINE.into());
         let Self { services, backends, ring_slots } = self;
         if let Some(sum) = services.add(1) {
             let limit = services.limit;
@@ -82,8 +83,9 @@ impl Demand {
             let limit = ring_slots.limit;
             let message = format!(
                 "with this ring of {}, the rings need {sum} slots, each ring rounded up to a \
-                 multiple of {SLOTS_PER_LINE}; limits.ring_slots = {limit} allows fewer",
-                service.ring
+                 multiple of {SLOTS_PER_LINE}{}; limits.ring_slots = {limit} allows fewer",
+                service.ring,
+                if spans == 2 { " and twice that for round_robin" } else { "" },
             );
             table.fault("ring", message);
         }

@@ -132,6 +132,9 @@ pub struct Service {
     pub protocol: Protocol,
     /// How flows find their backend.
     pub algorithm: Algorithm,
+    /// Whether flows stay with their backends while the ring changes. Without (UDP alone) nothing
+    /// is recorded.
+    pub affinity: bool,
     /// How packets reach their backend.
     pub forward: Forward,
     /// Slots of the ring.
@@ -168,6 +171,10 @@ pub enum Algorithm {
     Maglev,
     /// Consistent hash of the client's address alone.
     IpHash,
+    /// Each flow to the next backend in turn.
+    RoundRobin,
+    /// Each flow to the less loaded of two backends.
+    LeastConn,
 }
 
 /// How a packet reaches its backend.
@@ -202,6 +209,9 @@ pub struct Backend {
     pub address: IpAddr,
     /// Its share of new flows, 0 to 256; 0 gets none.
     pub weight: u16,
+    /// Whether it serves only when no other can.
+    #[serde(default)]
+    pub backup: bool,
 }
 
 /// How backends are checked.
@@ -335,6 +345,28 @@ impl StatusPattern {
         match self {
             Self::Code(code) => status == code,
             Self::Class(class) => status / 100 == class,
+        }
+    }
+}
+
+// === impl Algorithm ===
+
+impl Algorithm {
+    /// Whether each flow has a backend chosen for it and is recorded.
+    pub const fn is_per_flow(self) -> bool {
+        match self {
+            Self::Maglev | Self::IpHash => false,
+            Self::RoundRobin | Self::LeastConn => true,
+        }
+    }
+
+    /// The algorithm as the configuration names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Maglev => "maglev",
+            Self::IpHash => "ip_hash",
+            Self::RoundRobin => "round_robin",
+            Self::LeastConn => "least_conn",
         }
     }
 }

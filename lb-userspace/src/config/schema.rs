@@ -28,6 +28,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 const EXPECTED_PEERS: &str =
     "a list of the other balancers' addresses and ports, such as [\"192.168.1.2:9751\"]";
 
+const ALGORITHMS: [(&str, Algorithm); 4] = [
+    (Algorithm::Maglev.name(), Algorithm::Maglev),
+    (Algorithm::IpHash.name(), Algorithm::IpHash),
+    (Algorithm::RoundRobin.name(), Algorithm::RoundRobin),
+    (Algorithm::LeastConn.name(), Algorithm::LeastConn),
+];
+
 /// The whole file.
 pub(super) fn read(tree: &DeTable<'_>, report: &Report) -> Option<Config> {
     Table::root(tree, report, |root| {
@@ -190,9 +197,8 @@ fn service(
     let port = table.required("port", values::number16(0..=u16::MAX));
     let protocols = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = table.or("protocol", values::word(protocols, &[]), Protocol::Tcp);
-    let algorithms = &[("maglev", Algorithm::Maglev), ("ip_hash", Algorithm::IpHash)];
-    let algorithm = values::word(algorithms, &["round_robin", "least_conn"]);
-    let algorithm = table.or("algorithm", algorithm, Algorithm::Maglev);
+    let algorithm = table.or("algorithm", values::word(&ALGORITHMS, &[]), Algorithm::Maglev);
+    let affinity = affinity(table, protocol, algorithm);
     let forward = values::word(&[("l2", Forward::L2)], &["ipip", "gue", "nat"]);
     let forward = table.or("forward", forward, Forward::L2);
     let ring = table.or("ring", values::ring, 65_537);
@@ -219,6 +225,7 @@ fn service(
         port: port?,
         protocol: protocol?,
         algorithm: algorithm?,
+        affinity: affinity?,
         forward: forward?,
         ring: ring?,
         idle_timeout: idle_timeout?,
@@ -228,6 +235,30 @@ fn service(
         health: health?,
         backends: backends?,
     })
+}
+
+fn affinity(
+    table: &mut Table<'_>,
+    protocol: Option<Protocol>,
+    algorithm: Option<Algorithm>,
+) -> Option<bool> {
+    let affinity = table.or("affinity", values::boolean, true);
+    if affinity == Some(false) {
+        if protocol == Some(Protocol::Tcp) {
+            let message = "affinity = false is for UDP services: a TCP connection whose packets \
+                           go to two backends breaks";
+            table.fault("affinity", message.to_owned());
+        }
+        if let Some(algorithm) = algorithm.filter(|algorithm| algorithm.is_per_flow()) {
+            let name = algorithm.name();
+            let message = format!(
+                "affinity = false: {name:?} records every flow; use \"maglev\" or \"ip_hash\", \
+                 which then record none"
+            );
+            table.fault("affinity", message);
+        }
+    }
+    affinity
 }
 
 fn service_address(table: &mut Table<'_>) -> Option<IpAddr> {
@@ -263,11 +294,7 @@ fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>
             "a backend's port is not supported by this version; use the service's port, on which \
              its backends are to listen",
         );
-        if table.or("backup", values::boolean, false) == Some(true) {
-            let message = "backup = true is not supported by this version; use weight = 0 for a \
-                           backend that takes no new flows until its weight is raised";
-            table.fault("backup", message.to_owned());
-        }
+        let backup = table.or("backup", values::boolean, false);
         if let Some(name) = &name {
             let what = format!("backend \"{name}\" of this service");
             names.check(table, "name", name.clone(), &what);
@@ -277,7 +304,7 @@ fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>
             addresses.check(table, "address", address, &what);
             check_backend_address(table, address, vip);
         }
-        Some(Backend { name: name?, address: address?, weight: weight? })
+        Some(Backend { name: name?, address: address?, weight: weight?, backup: backup? })
     })
 }
 

@@ -66,6 +66,11 @@ pub enum Write {
     BackendClosed(u16),
     /// A backend's life.
     Life(u16, Life),
+    /// The order of turns of a service, by its number: a span of the ring map, as
+    /// [`lb_common::layout::RingSpan::to_word`].
+    Order(u32, u64),
+    /// The weight by which a backend's load is compared.
+    Weight(u16, u16),
     /// Zero the counters of a number that no slot names.
     Counters(u16),
     /// Wait until every packet that may have seen the tables as they were before is through.

@@ -13,7 +13,8 @@ use super::{
     backend::Backend,
     changes::{Admin, Desired},
     places::{Place, Places, buckets_for},
-    ring::Ring,
+    ring::{Ring, Tracking},
+    rotation::Rotation,
     saved::{Saved, SavedBackend, SavedService},
     service::{self, Service},
     slow_start::SlowStart,
@@ -122,6 +123,7 @@ impl Core {
                     name: name.clone(),
                     address: saved.address,
                     weight: 0,
+                    backup: false,
                 };
                 let desired = Desired { backend, admin: Admin::Drain };
                 let mut backend = resumed(desired, saved, table, spec, now);
@@ -130,13 +132,26 @@ impl Core {
                 leaving.insert(saved.number, backend);
             }
         }
+        // Turns are written anew; until then they are taken as they were.
+        let rotation_span =
+            RingSpan { base: saved.rotation_base.unwrap_or(0), length: span.length };
+        let has_turns = saved.rotation_base.is_some() && self.spans.adopt(rotation_span);
+        let tracking = if meta.is_per_flow() {
+            Tracking::EveryFlow
+        } else {
+            match service::tracking(spec) {
+                Tracking::EveryFlow => Tracking::Moves,
+                tracking => tracking,
+            }
+        };
         let service = Service {
             spec: Spec { ring: span.length, ..spec.clone() },
             index: saved.index,
             key,
             place: Some(place),
             meta,
-            ring: Ring::adopt(span, slots, now.monotonic),
+            ring: Ring::adopt(span, tracking, slots, now.monotonic),
+            rotation: has_turns.then(|| Rotation::new(rotation_span)),
             backends,
             leaving,
             touched: true,

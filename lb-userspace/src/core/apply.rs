@@ -9,10 +9,11 @@ use super::{
     allocation::Shortage,
     backend::Backend,
     changes::Desired,
-    ring::Ring,
+    ring::{Ring, Tracking},
+    rotation::Rotation,
     service::{self, Service},
 };
-use crate::config::{CheckKind, Config, Name, Service as Spec};
+use crate::config::{Algorithm, CheckKind, Config, Name, Service as Spec};
 
 impl Core {
     /// Makes everything as the configuration and the run-time changes want it.
@@ -77,13 +78,15 @@ impl Core {
         let span = self.take("ring_slots", |core| core.spans.take(spec.ring))?;
         let key = service::key(spec.address, spec.port, spec.protocol);
         let meta = service::meta(index, spec);
+        let rotation = self.take_rotation(index, spec)?;
         let service = Service {
             spec: spec.clone(),
             index,
             key,
             place: None,
             meta,
-            ring: Ring::new(span),
+            ring: Ring::new(span, service::tracking(spec)),
+            rotation,
             backends: BTreeMap::new(),
             leaving: BTreeMap::new(),
             touched: true,
@@ -105,7 +108,12 @@ impl Core {
         let (old_span, old_meta) = (running.ring.span(), running.meta);
         let key = service::key(spec.address, spec.port, spec.protocol);
         let meta = service::meta(index, spec);
-        let same_tables = old_key == key && old_span.length == spec.ring && old_meta == meta;
+        let tracking = service::tracking(spec);
+        let same_tables = old_key == key
+            && old_span.length == spec.ring
+            && old_meta == meta
+            && running.ring.wanted_tracking() == tracking
+            && running.rotation_fits(spec);
         if same_tables && without_backends(&running.spec) == without_backends(spec) {
             return Ok(());
         }
@@ -114,6 +122,11 @@ impl Core {
         } else {
             self.take("ring_slots", |core| core.spans.take(spec.ring))?
         };
+        // Slots and turns first: whoever finds the service balanced per flow finds what it takes.
+        let old_rotation = self.change_rotation(spec)?;
+        if tracking == Tracking::EveryFlow {
+            self.track(spec, now);
+        }
         if span != old_span {
             self.rebuild_into(&spec.name, span, now);
         }
@@ -131,13 +144,17 @@ impl Core {
                 self.write(Write::ServiceGone(place));
             }
         }
-        if span != old_span {
-            self.spans.give_back(old_span);
+        if tracking != Tracking::EveryFlow {
+            // After the flags: no flow is given away from its slot's owner any more.
+            self.track(spec, now);
         }
+        let vacated = [old_rotation, (span != old_span).then_some(old_span)];
+        vacated.into_iter().flatten().for_each(|span| self.spans.give_back(span));
         if let Some(running) = self.services.get_mut(&spec.name) {
             running.spec = spec.clone();
             running.meta = meta;
             running.touched = true;
+            running.stale = true;
             if spec.health.kind == CheckKind::None {
                 // Nothing will ever bring those back that are down.
                 running.backends.values_mut().for_each(|b| b.health = Checks::Up);
@@ -158,6 +175,7 @@ impl Core {
             .collect();
         let (place, key, index) = (service.place, service.key, service.index);
         let span = service.ring.span();
+        let rotation = service.rotation.as_ref().map(Rotation::span);
         if let Some(place) = place {
             self.places.remove(key);
             self.write(Write::ServiceGone(place));
@@ -167,6 +185,9 @@ impl Core {
         }
         self.services.remove(name);
         self.spans.give_back(span);
+        if let Some(span) = rotation {
+            self.spans.give_back(span);
+        }
         self.service_numbers.give_back(index);
         self.service_event(name, "removed".to_owned());
     }
@@ -221,11 +242,45 @@ impl Core {
         Ok(())
     }
 
+    /// Records other flows of a service from now on.
+    fn track(&mut self, spec: &Spec, now: Now) {
+        let Some(service) = self.services.get_mut(&spec.name) else { return };
+        let tracking = service::tracking(spec);
+        if service.ring.wanted_tracking() != tracking {
+            let slots = service.ring.track(tracking, spec.idle_timeout, now.monotonic);
+            self.write(Write::Slots(slots));
+        }
+    }
+
+    /// Gives a service the span that its backends take turns in, or takes it away. Returns the one
+    /// that it had before, to be given back when nothing leads there any more.
+    fn change_rotation(&mut self, spec: &Spec) -> Result<Option<RingSpan>, String> {
+        let Some(service) = self.services.get(&spec.name) else { return Ok(None) };
+        if service.rotation_fits(spec) {
+            return Ok(None);
+        }
+        let rotation = self.take_rotation(service.index, spec)?;
+        let Some(service) = self.services.get_mut(&spec.name) else { return Ok(None) };
+        let old = std::mem::replace(&mut service.rotation, rotation);
+        Ok(old.map(|rotation| rotation.span()))
+    }
+
+    /// A span for turns, if they are taken. Until they are written, flows go to their slots'
+    /// owners.
+    fn take_rotation(&mut self, index: u32, spec: &Spec) -> Result<Option<Rotation>, String> {
+        if spec.algorithm != Algorithm::RoundRobin {
+            return Ok(None);
+        }
+        let span = self.take("ring_slots", |core| core.spans.take(spec.ring))?;
+        self.write(Write::Order(index, 0));
+        Ok(Some(Rotation::new(span)))
+    }
+
     /// Moves a service's ring to another span, filled before anything points to it. Every flow
-    /// has another slot there, so nothing can be remembered.
+    /// has another slot there, so nothing but records can be remembered.
     fn rebuild_into(&mut self, name: &Name, span: RingSpan, now: Now) {
         let Some(service) = self.services.get_mut(name) else { return };
-        service.ring = Ring::new(span);
+        service.ring = Ring::new(span, service.ring.wanted_tracking());
         service.rebuild(now.monotonic);
         let slots = service.ring.indexed();
         self.write(Write::Slots(slots));

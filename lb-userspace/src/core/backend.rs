@@ -28,6 +28,10 @@ pub(super) struct Backend {
     pub(super) life: Life,
     /// When it began to drain.
     pub(super) drains_since: Option<Duration>,
+    /// Whether it is a backup, and others serve.
+    pub(super) stands_by: bool,
+    /// The weight by which its load is compared, as last written.
+    pub(super) load_weight: Option<u16>,
     /// Its flows that the last sweep found recorded.
     pub(super) tracked: u32,
     /// How many flows were left when an event last told of its drain.
@@ -62,6 +66,8 @@ impl Backend {
     /// A backend that nothing is known of yet, with the number of its life.
     pub(super) fn new(desired: Desired, number: u16, life: u16, now: SystemTime) -> Self {
         Self {
+            stands_by: desired.backend.backup,
+            load_weight: None,
             spec: desired.backend,
             admin: desired.admin,
             number,
@@ -136,9 +142,13 @@ impl Backend {
         }
     }
 
-    /// The weight with which it takes part in the ring. Doubled, so that a suspect backend can
-    /// have half of it.
+    /// The weight with which it takes part in the ring: none as long as it stands by.
     pub(super) fn ring_weight(&self) -> u16 {
+        if self.stands_by { 0 } else { self.own_weight() }
+    }
+
+    /// The weight that its state gives it. Doubled, so that a suspect backend can have half of it.
+    pub(super) fn own_weight(&self) -> u16 {
         match self.state {
             BackendState::Up => self.spec.weight * 2,
             BackendState::Suspect | BackendState::Down
@@ -209,9 +219,18 @@ impl Backend {
                 (BackendState::Suspect, reason)
             }
             Health::Up if check.kind == CheckKind::None => {
-                (BackendState::Up, "not checked".to_owned())
+                (BackendState::Up, format!("not checked{}", self.backup_note()))
             }
-            Health::Up => (BackendState::Up, self.progress()),
+            Health::Up => (BackendState::Up, format!("{}{}", self.progress(), self.backup_note())),
+        }
+    }
+
+    /// What a backup is doing.
+    fn backup_note(&self) -> &'static str {
+        match (self.spec.backup, self.stands_by) {
+            (false, _) => "",
+            (true, true) => "; a backup: it stands by while others serve",
+            (true, false) => "; a backup: it serves while no other can",
         }
     }
 

@@ -169,9 +169,6 @@ fn merged(
                 .to_owned(),
         );
     }
-    if change.backup == Some(true) {
-        return invalid("backup backends are not supported by this version".to_owned());
-    }
     let Some(address) = change.address.or(current.map(|c| c.address)) else {
         return invalid("a new backend needs an address (--address)".to_owned());
     };
@@ -186,5 +183,6 @@ fn merged(
     if weight > WEIGHT_MAX {
         return invalid(format!("weight {weight} is above {WEIGHT_MAX}"));
     }
-    Ok(Spec { name: name.clone(), address, weight })
+    let backup = change.backup.or(current.map(|c| c.backup)).unwrap_or(false);
+    Ok(Spec { name: name.clone(), address, weight, backup })
 }

@@ -24,6 +24,7 @@ mod plan;
 mod replica;
 mod report;
 pub mod ring;
+pub mod rotation;
 pub mod saved;
 mod service;
 mod settle;
@@ -287,6 +288,7 @@ impl Core {
                 continue;
             }
             let changed = service.rebuild(self.now);
+            self.actions.extend(service.balance().into_iter().map(Action::Write));
             moved.extend(changed.moved);
             if !changed.slots.is_empty() {
                 self.actions.push(Action::Write(Write::Slots(changed.slots)));

@@ -155,6 +155,7 @@ fn saved_service(service: &Service) -> SavedService {
         index: service.index,
         ring_base: service.ring.span().base,
         ring_length: service.ring.span().length,
+        rotation_base: service.rotation.as_ref().map(|rotation| rotation.span().base),
         backends: service.backends.iter().map(|(n, b)| (n.clone(), b.saved())).collect(),
         leaving: service
             .leaving
@@ -181,6 +182,7 @@ fn service_status(service: &Service) -> ServiceStatus {
         port: service.spec.port,
         protocol: service.spec.protocol,
         algorithm: service.spec.algorithm,
+        affinity: service.spec.affinity,
         forward: service.spec.forward,
         health: service.light(),
         packets: 0,
@@ -203,6 +205,7 @@ fn service_status(service: &Service) -> ServiceStatus {
                 address: backend.spec.address,
                 port: service.spec.health.port,
                 weight: backend.spec.weight,
+                backup: backend.spec.backup,
                 state: backend.state,
                 since: backend.since,
                 reason: reason(backend),

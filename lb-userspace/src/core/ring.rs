@@ -4,6 +4,9 @@
 //! sent a packet and is recorded. Then it has *exceptions*, until a sweep of the records that
 //! began later finds none that disagrees with its owner. (A packet that the kernel handled when
 //! the slot stopped moving may still record a flow; a later sweep sees it.)
+//!
+//! That is [`Tracking::Moves`]. Where no flow is recorded, slots are always settled; where every
+//! flow is, they never are.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,14 +27,28 @@ pub const MARGIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct Ring {
     span: RingSpan,
+    tracking: Tracking,
+    /// What takes the place of `tracking` with the first sweep that begins at this time or later.
+    next: Option<(Tracking, Duration)>,
     slots: Vec<Slot>,
-    /// How many slots are not settled.
-    unsettled: u32,
-    /// Since when a slot that is not settled is in its state. A flat table, since it is written
-    /// between a fault and its repair; empty while every slot is settled.
+    /// How many slots wait for something to end.
+    waiting: u32,
+    /// Since when a slot that waits is in its state. A flat table, since it is written between a
+    /// fault and its repair; empty while no slot waits.
     since: Vec<Duration>,
     /// See [`Ring::digest`]; nothing after a change.
     digest: Option<u64>,
+}
+
+/// Which flows of a service are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// None: every packet goes to its slot's owner (`affinity = false`).
+    Nothing,
+    /// Those that a change of the ring would move.
+    Moves,
+    /// Every one (`round_robin`, `least_conn`).
+    EveryFlow,
 }
 
 /// What a change of the ring comes to.
@@ -49,17 +66,54 @@ pub type Recorded = BTreeMap<u32, BTreeMap<u16, u32>>;
 
 impl Ring {
     /// A ring that nobody owns.
-    pub fn new(span: RingSpan) -> Self {
-        let slots = vec![Slot::settled(Slot::NONE); span.length as usize];
-        Self { span, slots, unsettled: 0, since: Vec::new(), digest: None }
+    pub fn new(span: RingSpan, tracking: Tracking) -> Self {
+        let prior = match tracking {
+            Tracking::Nothing | Tracking::Moves => Prior::Settled,
+            Tracking::EveryFlow => Prior::Exceptions,
+        };
+        let slots = vec![Slot::new(Slot::NONE, prior); span.length as usize];
+        Self { span, tracking, next: None, slots, waiting: 0, since: Vec::new(), digest: None }
     }
 
     /// A ring as an earlier run left it. What it remembers is remembered for another full time.
-    pub fn adopt(span: RingSpan, slots: Vec<Slot>, now: Duration) -> Self {
-        let unsettled: u32 =
-            (0..).zip(&slots).filter(|(_, slot)| !slot.is_settled()).map(|_| 1u32).sum();
-        let since = if unsettled > 0 { vec![now; slots.len()] } else { Vec::new() };
-        Self { span, slots, unsettled, since, digest: None }
+    pub fn adopt(span: RingSpan, tracking: Tracking, slots: Vec<Slot>, now: Duration) -> Self {
+        let waiting: u32 = slots.iter().filter(|slot| !tracking.leaves(**slot)).map(|_| 1u32).sum();
+        let since = if waiting > 0 { vec![now; slots.len()] } else { Vec::new() };
+        Self { span, tracking, next: None, slots, waiting, since, digest: None }
+    }
+
+    /// Records other flows, from now on or as soon as may be. Returns the slots that differ, by
+    /// index in the ring map.
+    pub fn track(
+        &mut self,
+        wanted: Tracking,
+        idle_timeout: Duration,
+        now: Duration,
+    ) -> Vec<(u32, Slot)> {
+        if wanted == self.wanted_tracking() {
+            return Vec::new();
+        }
+        self.next = match (self.tracking, wanted) {
+            // Until then a record may name the slot that its flow had by another hash or in
+            // another ring.
+            (Tracking::EveryFlow, Tracking::Moves) => Some((wanted, now + idle_timeout + MARGIN)),
+            // Records from before lead astray, until a sweep has found that slots contradict them.
+            (Tracking::Nothing, Tracking::Moves | Tracking::EveryFlow) => {
+                Some((wanted, now + MARGIN))
+            }
+            _ => None,
+        };
+        if self.next.is_some() { Vec::new() } else { self.begin_to(wanted, now) }
+    }
+
+    /// Which flows are recorded.
+    pub fn tracking(&self) -> Tracking {
+        self.tracking
+    }
+
+    /// Which flows are to be recorded, now or soon.
+    pub fn wanted_tracking(&self) -> Tracking {
+        self.next.map_or(self.tracking, |(tracking, _)| tracking)
     }
 
     /// Its part of the ring map.
@@ -81,12 +135,17 @@ impl Ring {
     pub fn counts(&self) -> [u32; 3] {
         let moving = self.unsettled().filter(|(_, slot)| matches!(slot.prior(), Prior::Moving(_)));
         let moving: u32 = moving.map(|_| 1).sum();
-        [self.span.length - self.unsettled, moving, self.unsettled - moving]
+        match self.tracking {
+            Tracking::EveryFlow => [0, moving, self.span.length - moving],
+            Tracking::Nothing | Tracking::Moves => {
+                [self.span.length - self.waiting, moving, self.waiting - moving]
+            }
+        }
     }
 
-    /// Whether any slot remembers anything.
+    /// Whether there is nothing to sweep for: no slot remembers anything.
     pub fn is_settled(&self) -> bool {
-        self.unsettled == 0
+        self.waiting == 0 && self.next.is_none() && self.tracking != Tracking::EveryFlow
     }
 
     /// How many slots a backend is still the prior of.
@@ -94,13 +153,13 @@ impl Ring {
         self.unsettled().filter(|(_, slot)| slot.prior() == Prior::Moving(number)).count()
     }
 
-    /// The slots that are not settled, by position.
+    /// The slots that wait for something to end, by position.
     fn unsettled(&self) -> impl Iterator<Item = (u32, Slot)> {
-        // While all are settled, `since` is empty, and so is this.
+        // While none waits, `since` is empty, and so is this.
         (0..)
             .zip(&self.slots)
             .take(self.since.len())
-            .filter(|(_, slot)| !slot.is_settled())
+            .filter(|(_, slot)| !self.tracking.leaves(**slot))
             .map(|(position, slot)| (position, *slot))
     }
 
@@ -116,7 +175,11 @@ impl Ring {
             if old.owner() == *owner && old.is_settled() {
                 continue;
             }
-            let new = old.given_to(*owner, &lives);
+            let new = match self.tracking {
+                Tracking::Nothing => Slot::settled(*owner),
+                Tracking::Moves => old.given_to(*owner, &lives),
+                Tracking::EveryFlow => old.given_beside_records(*owner, &lives),
+            };
             if old.owner() != *owner {
                 for number in [old.owner(), *owner] {
                     if let Some(count) = moved.get_mut(usize::from(number)) {
@@ -143,6 +206,10 @@ impl Ring {
         now: Duration,
     ) -> Vec<(u32, Slot)> {
         let mut changed = Vec::new();
+        if let Some((next, _)) = self.next.filter(|(_, time)| began >= *time) {
+            self.next = None;
+            changed = self.begin_to(next, now);
+        }
         let unsettled: Vec<(u32, Slot)> = self.unsettled().collect();
         for (position, slot) in unsettled {
             let since = self.since[position as usize];
@@ -194,19 +261,62 @@ impl Ring {
         digest
     }
 
+    /// Records other flows from now on. A slot that waited already goes on to wait as before.
+    fn begin_to(&mut self, tracking: Tracking, now: Duration) -> Vec<(u32, Slot)> {
+        self.digest = None;
+        let before = std::mem::replace(&mut self.tracking, tracking);
+        let waited = std::mem::replace(&mut self.since, vec![now; self.slots.len()]);
+        self.waiting = 0;
+        let mut changed = Vec::new();
+        for (position, slot) in (0..).zip(&mut self.slots) {
+            let old = std::mem::replace(slot, tracking.takes_over(*slot));
+            self.waiting += u32::from(!tracking.leaves(*slot));
+            if *slot != old {
+                changed.push((self.span.base + position, *slot));
+            } else if !before.leaves(old) {
+                self.since[position as usize] = waited[position as usize];
+            }
+        }
+        if self.waiting == 0 {
+            self.since = Vec::new();
+        }
+        changed
+    }
+
     fn set(&mut self, position: u32, slot: Slot, now: Duration) {
         self.digest = None;
         let old = std::mem::replace(&mut self.slots[position as usize], slot);
-        match (old.is_settled(), slot.is_settled()) {
-            (true, false) => self.unsettled += 1,
-            (false, true) => self.unsettled -= 1,
+        match (self.tracking.leaves(old), self.tracking.leaves(slot)) {
+            (true, false) => self.waiting += 1,
+            (false, true) => self.waiting -= 1,
             _ => {}
         }
-        if self.unsettled == 0 {
+        if self.waiting == 0 {
             self.since = Vec::new();
         } else if old.prior() != slot.prior() {
             self.since.resize(self.slots.len(), now);
             self.since[position as usize] = now;
+        }
+    }
+}
+
+// === impl Tracking ===
+
+impl Tracking {
+    /// Whether a slot stays as it is until it changes hands.
+    fn leaves(self, slot: Slot) -> bool {
+        slot.is_settled() || (self == Self::EveryFlow && slot.prior() == Prior::Exceptions)
+    }
+
+    /// What becomes of a slot when this begins.
+    fn takes_over(self, slot: Slot) -> Slot {
+        let owner = slot.owner();
+        match (self, slot.prior()) {
+            (Self::Moves, _) | (Self::EveryFlow, Prior::Moving(_)) => slot,
+            (Self::Nothing, _) => Slot::settled(owner),
+            (Self::EveryFlow, _) if owner == Slot::NONE => Slot::new(owner, Prior::Exceptions),
+            // The flows that there are must be told from new ones, so they are recorded first.
+            (Self::EveryFlow, _) => Slot::new(owner, Prior::Moving(owner)),
         }
     }
 }

@@ -38,6 +38,9 @@ pub struct SavedService {
     pub ring_base: u32,
     /// Slots of its ring.
     pub ring_length: u32,
+    /// The first slot of the span in which its backends take turns, as long as the ring.
+    #[serde(default)]
+    pub rotation_base: Option<u32>,
     /// Its backends.
     pub backends: BTreeMap<Name, SavedBackend>,
     /// Backends that are removed and drain before they go.

@@ -8,12 +8,14 @@ use lb_common::{
 };
 
 use super::{
-    BackendState, Checks, Health as Light,
+    BackendState, Checks, Health as Light, Write,
     backend::Backend,
     maglev::{self, Candidate},
     places::Place,
-    ring::{Changed, Ring},
+    ring::{Changed, Ring, Tracking},
+    rotation::Rotation,
     settle::Panic,
+    slow_start::STEPS,
 };
 use crate::config::{Algorithm, HealthCheck, Name, OnEmpty, Protocol, Service as Spec};
 
@@ -32,6 +34,8 @@ pub(super) struct Service {
     pub(super) meta: ServiceMeta,
     /// Its part of the ring map.
     pub(super) ring: Ring,
+    /// In which order its backends take turns (`round_robin`).
+    pub(super) rotation: Option<Rotation>,
     /// Its backends.
     pub(super) backends: BTreeMap<Name, Backend>,
     /// Backends that are no longer wanted and drain before they go, by their numbers.
@@ -63,12 +67,29 @@ pub(super) fn meta(index: u32, spec: &Spec) -> ServiceMeta {
     let algorithm = match spec.algorithm {
         Algorithm::Maglev => 0,
         Algorithm::IpHash => ServiceMeta::HASH_ADDRESS,
+        Algorithm::RoundRobin => ServiceMeta::ROUND_ROBIN,
+        Algorithm::LeastConn => ServiceMeta::LEAST_CONN,
+    };
+    let unannounced = match spec.protocol {
+        Protocol::Udp if spec.algorithm.is_per_flow() => ServiceMeta::UNANNOUNCED,
+        Protocol::Udp | Protocol::Tcp => 0,
     };
     let on_empty = match spec.on_empty {
         OnEmpty::Drop => 0,
         OnEmpty::Pass => ServiceMeta::EMPTY_PASSES,
     };
-    ServiceMeta(index | algorithm | on_empty)
+    ServiceMeta(index | algorithm | unannounced | on_empty)
+}
+
+/// Which flows a configuration asks to be recorded.
+pub(super) fn tracking(spec: &Spec) -> Tracking {
+    if spec.algorithm.is_per_flow() {
+        Tracking::EveryFlow
+    } else if spec.affinity {
+        Tracking::Moves
+    } else {
+        Tracking::Nothing
+    }
 }
 
 /// How long a new service waits for its backends: the first check of each begins within a second
@@ -94,15 +115,7 @@ impl Service {
     /// Gives the slots to whom the backends' states ask for, and returns what differs.
     pub(super) fn rebuild(&mut self, now: Duration) -> Changed {
         self.stale = false;
-        let candidates: Vec<Candidate> = self
-            .backends
-            .values()
-            .map(|backend| Candidate {
-                identity: maglev::identity(backend.spec.address),
-                weight: backend.ring_weight(),
-                number: backend.number,
-            })
-            .collect();
+        let candidates = self.candidates();
         let mut owners = maglev::build(&candidates, self.ring.span().length);
         self.hold_back(&mut owners, &candidates);
         self.backends.values_mut().for_each(|b| b.given_weight = b.ring_weight());
@@ -111,6 +124,59 @@ impl Service {
         let changed = self.ring.give(&owners, |number| alive.contains(&number), now);
         self.count_slots();
         changed
+    }
+
+    /// What the choice of a backend for each flow needs beside the ring, as far as it differs.
+    pub(super) fn balance(&mut self) -> Vec<Write> {
+        // In slow start, which slots follow step by step.
+        let weigh = |backend: &Backend| {
+            let step = backend.slow_start.map_or(STEPS, |start| start.step);
+            backend.ring_weight() * u16::try_from(step).unwrap_or(1)
+        };
+        let mut candidates = self.candidates();
+        for (candidate, backend) in candidates.iter_mut().zip(self.backends.values()) {
+            candidate.weight = weigh(backend);
+        }
+        let mut writes = Vec::new();
+        if let Some(rotation) = &mut self.rotation {
+            let changed = rotation.set(&candidates);
+            if !changed.slots.is_empty() {
+                writes.push(Write::Slots(changed.slots));
+            }
+            writes.extend(changed.order.map(|order| Write::Order(self.index, order.to_word())));
+        }
+        if self.meta.has(ServiceMeta::LEAST_CONN) {
+            for backend in self.backends.values_mut() {
+                let weight = weigh(backend);
+                if backend.load_weight.replace(weight) != Some(weight) {
+                    writes.push(Write::Weight(backend.number, weight));
+                }
+            }
+        }
+        writes
+    }
+
+    /// Whether it has the span for turns that a configuration asks for.
+    pub(super) fn rotation_fits(&self, spec: &Spec) -> bool {
+        let wanted = (spec.algorithm == Algorithm::RoundRobin).then_some(spec.ring);
+        self.rotation.as_ref().map(|rotation| rotation.span().length) == wanted
+    }
+
+    /// The backends whose loads count, by their numbers.
+    pub(super) fn loads(&self) -> impl Iterator<Item = u16> {
+        let counts = self.meta.has(ServiceMeta::LEAST_CONN);
+        self.backends.values().filter(move |_| counts).map(|backend| backend.number)
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.backends
+            .values()
+            .map(|backend| Candidate {
+                identity: maglev::identity(backend.spec.address),
+                weight: backend.ring_weight(),
+                number: backend.number,
+            })
+            .collect()
     }
 
     /// The backend of this number, also one that is leaving.

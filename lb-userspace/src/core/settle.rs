@@ -11,6 +11,9 @@
 //! Who counts in a panic: backends that have served since they were added, that an operator wants
 //! (not drained, not in maintenance, weight above 0), and whose way was found. A backend that was
 //! never healthy is not counted and gets no flows: it may not be there yet.
+//!
+//! Backups serve while no other backend can, and they can; they stand by else. In a panic only
+//! those count whose turn it is.
 
 use lb_common::layout::Life;
 
@@ -18,6 +21,7 @@ use super::{
     Action, Core, EventKind, Unsaved, Write, backend::Backend, service::Service,
     suspicion::Suspicion,
 };
+use crate::config::Name;
 
 /// Why a backend that fails serves all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +49,20 @@ impl Core {
         for (name, service) in &mut self.services {
             if std::mem::take(&mut service.touched) {
                 let before = service.panic;
-                touched.push((name.clone(), before, service.settle(suspicion.as_ref(), following)));
+                let backups = service.called_or_dismissed(suspicion.as_ref());
+                touched.push((name.clone(), before, backups, service.settle(following)));
             }
         }
-        for (name, before, lives) in touched {
+        for (name, before, backups, lives) in touched {
             for (number, life) in lives {
                 self.lives.insert(number, life.number());
                 // Before its slots change hands: a dead backend has no flows to remember.
                 self.actions.push(Action::Write(Write::Life(number, life)));
+            }
+            for (backend, what) in backups {
+                let (service, what) = (name.clone(), what.to_owned());
+                let kind = EventKind::Changed { service, backend, what };
+                self.actions.push(Action::Event(kind, None));
             }
             let panic = self.services.get(&name).and_then(|service| service.panic);
             if panic.is_some() != before.is_some() {
@@ -68,13 +78,39 @@ impl Core {
 }
 
 impl Service {
-    /// Who keeps a place, who lives; returns the lives that have changed. While another node leads
-    /// (`following`), backends live as long as it says so.
-    fn settle(&mut self, suspicion: Option<&Suspicion>, following: bool) -> Vec<(u16, Life)> {
+    /// Whose turn it is: that of the backups, or of the others. Returns the backups that can serve
+    /// for whom that has changed, and how.
+    fn called_or_dismissed(&mut self, suspicion: Option<&Suspicion>) -> Vec<(Name, &'static str)> {
         for backend in self.backends.values_mut() {
             let kept = suspicion.is_some_and(|suspicion| suspicion.keeps(backend));
             backend.kept = kept.then_some(Kept::Machine);
         }
+        let of_kind = |backup| self.backends.values().filter(move |b| b.spec.backup == backup);
+        let can_serve = |backup| of_kind(backup).any(|backend| backend.own_weight() > 0);
+        let backups_turn =
+            !can_serve(false) && (can_serve(true) || of_kind(false).next().is_none());
+        let mut changed = Vec::new();
+        for (name, backend) in &mut self.backends {
+            let stands_by = backend.spec.backup && !backups_turn;
+            if std::mem::replace(&mut backend.stands_by, stands_by) == stands_by {
+                continue;
+            }
+            backend.reason = backend.assess(&self.spec.health).1;
+            if backend.own_weight() > 0 {
+                let what = if stands_by {
+                    "stands by: others serve again"
+                } else {
+                    "is called: no other backend can serve"
+                };
+                changed.push((name.clone(), what));
+            }
+        }
+        changed
+    }
+
+    /// Who keeps a place, who lives; returns the lives that have changed. While another node leads
+    /// (`following`), backends live as long as it says so.
+    fn settle(&mut self, following: bool) -> Vec<(u16, Life)> {
         self.panic = self.assess_panic();
         if self.panic.is_some() {
             for backend in self.backends.values_mut().filter(|b| counts_in_panic(b)) {
@@ -110,5 +146,5 @@ impl Service {
 }
 
 fn counts_in_panic(backend: &Backend) -> bool {
-    backend.proven && backend.is_wanted() && backend.written.is_some()
+    !backend.stands_by && backend.proven && backend.is_wanted() && backend.written.is_some()
 }

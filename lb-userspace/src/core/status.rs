@@ -152,6 +152,9 @@ pub struct ServiceStatus {
     pub protocol: Protocol,
     /// How flows find backends.
     pub algorithm: Algorithm,
+    /// Whether flows stay with their backends while the ring changes.
+    #[serde(default = "yes")]
+    pub affinity: bool,
     /// How packets reach backends.
     pub forward: Forward,
     /// Its state at a glance.
@@ -215,6 +218,9 @@ pub struct BackendStatus {
     pub port: u16,
     /// Its weight.
     pub weight: u16,
+    /// Whether it serves only when no other can.
+    #[serde(default)]
+    pub backup: bool,
     /// Its state.
     pub state: BackendState,
     /// Since when, in milliseconds since 1970.
@@ -230,8 +236,12 @@ pub struct BackendStatus {
     pub bytes: u64,
     /// Packets that opened a flow.
     pub new_flows: u64,
-    /// Recorded flows; none while every slot is settled.
+    /// Recorded flows; none while every slot is settled, all if the service balances per flow.
     pub tracked_flows: u64,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Times in JSON: milliseconds since 1970.

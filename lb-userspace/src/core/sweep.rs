@@ -11,7 +11,7 @@ use super::{
     Action, BackendId, Core, EventKind, Now, Write,
     backend::Backend,
     replica::{KernelFlow, refresh_period},
-    ring::{MARGIN, Recorded},
+    ring::{MARGIN, Recorded, Tracking},
     service::Service,
 };
 use crate::config::Name;
@@ -21,11 +21,18 @@ use crate::config::Name;
 pub const CLOSING_SECONDS: u32 = 120;
 
 /// Whether a record may be dropped. `now` is the kernel's clock in seconds, `idle_seconds` the
-/// service's idle time-out; `life` is the life that the record's backend lives now.
-pub fn is_done(record: &FlowRecord, slot: Slot, life: Life, now: u32, idle_seconds: u32) -> bool {
+/// service's idle time-out; `life` is the life that the record's backend lives now, and `slot` the
+/// flow's slot, if that can say where the flow belongs: not in a service that records every flow.
+pub fn is_done(
+    record: &FlowRecord,
+    slot: Option<Slot>,
+    life: Life,
+    now: u32,
+    idle_seconds: u32,
+) -> bool {
     let dead = !life.lives() || record.life() != life.number();
     // The slot's owner has every flow of it: the record says nothing that the slot does not.
-    let said_by_slot = slot.is_settled();
+    let said_by_slot = slot.is_some_and(Slot::is_settled);
     let closing = record.closing.load() != 0;
     let patience = if closing { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
     let margin = u32::try_from(MARGIN.as_secs()).unwrap_or(u32::MAX);
@@ -42,8 +49,19 @@ pub struct Order {
     /// How often a flow that is seen is told of, by its service's number; only where there are
     /// peers to tell.
     pub refresh_seconds: HashMap<u32, u32>,
-    /// The idle time-out of each service, by its number.
-    pub idle_seconds: HashMap<u32, u32>,
+    /// The services that there are, by their numbers.
+    pub services: HashMap<u32, Swept>,
+    /// The numbers of the backends whose loads are to be corrected.
+    pub loads: Vec<u16>,
+}
+
+/// What a sweep is told of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// The idle time-out.
+    pub idle_seconds: u32,
+    /// Whether its slots say nothing of its flows: see [`super::ring::Tracking::EveryFlow`].
+    pub every_flow: bool,
 }
 
 /// What a sweep found.
@@ -53,12 +71,45 @@ pub struct Findings {
     pub began: Duration,
     /// Flows that peers are to be told were seen since they last were.
     pub seen: Vec<KernelFlow>,
-    /// The records that stay, by slot and backend.
+    /// The records that stay, by slot and backend, of services whose slots may settle.
     pub recorded: Recorded,
+    /// The records that stay, by backend.
+    pub by_backend: HashMap<u16, Count>,
     /// How many stay of those whose opening packet alone was seen.
     pub half_open: u64,
     /// How many stay of the others.
     pub confirmed: u64,
+}
+
+/// Records of one backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub flows: u32,
+    /// Those that are not closing.
+    pub active: u32,
+}
+
+impl Findings {
+    /// Takes a record that stays into account.
+    pub fn keep(&mut self, record: &FlowRecord, service: &Swept) {
+        let number = record.number();
+        if !service.every_flow {
+            *self.recorded.entry(record.slot.load()).or_default().entry(number).or_default() += 1;
+        }
+        let count = self.by_backend.entry(number).or_default();
+        count.flows += 1;
+        count.active += u32::from(record.closing.load() == 0);
+    }
+}
+
+/// What to add to a load so that it is what the sweep counted. The sweep saw records at moments
+/// between `before` and `after`, the loads as they were when it began and ended: half of what
+/// changed meanwhile is taken to be in its count.
+pub fn correction(counted: u32, before: u64, after: u64) -> i64 {
+    let meanwhile = after.wrapping_sub(before).cast_signed();
+    let seen = before.wrapping_add_signed(meanwhile / 2);
+    u64::from(counted).wrapping_sub(seen).cast_signed()
 }
 
 impl Core {
@@ -79,11 +130,16 @@ impl Core {
         self.is_restless().then(|| Order {
             now: now.monotonic,
             refresh_seconds: refresh_seconds.collect(),
-            idle_seconds: self
+            services: self
                 .services
                 .values()
-                .map(|service| (service.index, idle(service).unwrap_or(u32::MAX)))
+                .map(|service| {
+                    let idle_seconds = idle(service).unwrap_or(u32::MAX);
+                    let every_flow = service.ring.tracking() == Tracking::EveryFlow;
+                    (service.index, Swept { idle_seconds, every_flow })
+                })
                 .collect(),
+            loads: self.services.values().flat_map(Service::loads).collect(),
         })
     }
 
@@ -100,26 +156,14 @@ impl Core {
     /// A sweep has ended: slots settle, drains end.
     pub fn swept(&mut self, findings: Findings, now: Now) {
         self.recorded_flows = (findings.half_open, findings.confirmed);
-        let mut tracked: HashMap<u16, u32> = HashMap::new();
-        for backends in findings.recorded.values() {
-            for (number, count) in backends {
-                *tracked.entry(*number).or_default() += count;
-            }
-        }
         let names: Vec<Name> = self.services.keys().cloned().collect();
         for name in names {
-            self.sweep_service(&name, &findings, &tracked, now);
+            self.sweep_service(&name, &findings, now);
         }
         self.recorded = Arc::new(findings.recorded);
     }
 
-    fn sweep_service(
-        &mut self,
-        name: &Name,
-        findings: &Findings,
-        tracked: &HashMap<u16, u32>,
-        now: Now,
-    ) {
+    fn sweep_service(&mut self, name: &Name, findings: &Findings, now: Now) {
         let following = self.is_following();
         let Some(service) = self.services.get_mut(name) else { return };
         let idle = service.spec.idle_timeout;
@@ -136,7 +180,8 @@ impl Core {
         let mut told = Vec::new();
         let ring = &service.ring;
         for backend in service.backends.values_mut().chain(service.leaving.values_mut()) {
-            backend.tracked = tracked.get(&backend.number).copied().unwrap_or(0);
+            let tracked = findings.by_backend.get(&backend.number).map(|count| count.flows);
+            backend.tracked = tracked.unwrap_or(0);
             backend.reason = backend.assess(&service.spec.health).1;
             let ends = backend.drains_since.is_some_and(|since| findings.began > since + MARGIN);
             if !ends || ring.moving_from(backend.number) > 0 {
@@ -166,5 +211,21 @@ impl Core {
                 self.bury(&id, number);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_correction_brings_a_load_to_what_was_counted() {
+        for (counted, before, after) in [(7, 7, 7), (7, 3, 3), (0, 5, 5), (3, u64::MAX, u64::MAX)] {
+            let corrected = after.wrapping_add_signed(correction(counted, before, after));
+            assert_eq!(corrected, u64::from(counted), "from {before} to {after}");
+        }
+        // Ten opened while it counted: five were seen, five came later.
+        assert_eq!(correction(105, 100, 110), 0);
+        assert_eq!(correction(95, 100, 90), 0);
     }
 }

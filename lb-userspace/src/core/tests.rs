@@ -1,5 +1,7 @@
 //! Histories: inputs go in, the tables that come out are asked where packets would go.
 
+mod per_flow;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -48,8 +50,9 @@ fn id(service: &str, backend: &str) -> BackendId {
     BackendId { service: name(service), backend: name(backend) }
 }
 
-/// A configuration from lines such as `web 192.0.2.1:80 a=10.0.0.1 b=10.0.0.2*3` (weight 3), with
-/// settings of the service between them: `ring=`, `slow_start=`, `panic=`, `fall=`.
+/// A configuration from lines such as `web 192.0.2.1:80 a=10.0.0.1 b=10.0.0.2*3 c=10.0.0.3~`
+/// (weight 3; a backup), with settings of the service between them: `ring=`, `algorithm=`,
+/// `slow_start=`, `panic=`, `fall=`.
 fn config(services: &[&str]) -> Config {
     let mut text = String::from(
         "[limits]\nservices = 4\nbackends = 6\nring_slots = 4096\n[[interface]]\nname = \"x\"\n",
@@ -64,14 +67,17 @@ fn config(services: &[&str]) -> Config {
         for word in words {
             match word.split_once('=').unwrap() {
                 ("ring", value) => ring = value.parse().unwrap(),
+                ("algorithm", value) => settings += &format!("algorithm = \"{value}\"\n"),
                 ("slow_start", value) => settings += &format!("slow_start = \"{value}\"\n"),
                 ("panic", value) => settings += &format!("panic_threshold = {value}\n"),
                 ("fall", value) => health += &format!("fall = {value}\n"),
                 (backend, value) => {
+                    let backup = value.ends_with('~');
+                    let value = value.trim_end_matches('~');
                     let (address, weight) = value.split_once('*').unwrap_or((value, "1"));
                     backends += &format!(
                         "[[service.backend]]\nname = \"{backend}\"\naddress = \"{address}\"\n\
-                         weight = {weight}\n"
+                         weight = {weight}\nbackup = {backup}\n"
                     );
                 }
             }
@@ -178,6 +184,8 @@ impl World {
             for slot in 0..*flows {
                 findings.recorded.entry(slot).or_default().insert(number, 1);
             }
+            let count = sweep::Count { flows: *flows, active: *flows };
+            findings.by_backend.insert(number, count);
             findings.confirmed += u64::from(*flows);
         }
         self.core.swept(findings, now);
@@ -273,6 +281,26 @@ impl World {
         (backend.state, backend.reason.clone())
     }
 
+    /// Turns and weights in the tables are the core's, and only who may get flows has a turn.
+    fn check_turns(&self, service: &Service, known: &BTreeMap<u16, &Backend>) {
+        if service.warm_until.is_some() {
+            return;
+        }
+        if let Some(rotation) = &service.rotation {
+            let order = self.tables.rotation(service.index).unwrap().order.load();
+            let order = RingSpan::from_word(order);
+            assert!(order.length == 0 || order.base == rotation.span().base);
+            for index in order.base..order.base + order.length {
+                let number = self.tables.slot(index).unwrap().owner();
+                assert!(known[&number].ring_weight() > 0, "a turn for {:?}", known[&number].state);
+            }
+        }
+        for backend in service.backends.values().filter(|b| b.load_weight.is_some()) {
+            let weight = self.tables.load(backend.number).unwrap().weight.load();
+            assert_eq!(Some(weight), backend.load_weight.map(u32::from));
+        }
+    }
+
     /// What must hold after every input.
     fn check_invariants(&self) {
         let mut numbers = BTreeSet::new();
@@ -299,6 +327,7 @@ impl World {
                     assert!(known[&prior].life.lives(), "a prior that died protects nothing");
                 }
             }
+            self.check_turns(service, &known);
             let willing = service.backends.values().any(|backend| backend.ring_weight() > 0);
             let slots = service.ring.slots();
             let unowned = slots.iter().any(|slot| slot.owner() == Slot::NONE);

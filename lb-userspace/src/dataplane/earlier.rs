@@ -23,7 +23,8 @@ use crate::config::Limits;
 /// words where the ones before leave zeros, and tables: zero means "as before". A change that
 /// breaks this rule raises the number, or brings code here that translates.
 ///
-/// Version 2 added the life of a backend, `FLOWS` and `HALF_OPEN`.
+/// Version 2 added the life of a backend, `FLOWS` and `HALF_OPEN`; version 3 `ROTATIONS` and
+/// `LOADS`.
 pub const OLDEST_READABLE: u32 = 1;
 
 /// Tables to fill others from.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use lb_common::{
-    layout::{BackendEntry, RingLine, ServiceBucket, ServiceEntry},
+    layout::{BackendEntry, Load, RingLine, Rotation, ServiceBucket, ServiceEntry},
     slot::Slot,
     steer::{Tables, line_of},
 };
@@ -36,6 +36,8 @@ pub struct Mapped {
     services: Pages<ServiceBucket>,
     ring: Pages<RingLine>,
     backends: Pages<BackendEntry>,
+    rotations: Pages<Rotation>,
+    loads: Pages<Load>,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and its content is atomics.
@@ -62,6 +64,11 @@ impl<T> Pages<T> {
         Ok(Self { start: start.cast(), entries })
     }
 
+    /// No entries.
+    pub(super) fn none() -> Self {
+        Self { start: NonNull::dangling(), entries: 0 }
+    }
+
     fn get(&self, index: usize) -> Option<&T> {
         if index >= self.entries {
             return None;
@@ -76,6 +83,9 @@ impl<T> Pages<T> {
 
 impl<T> Drop for Pages<T> {
     fn drop(&mut self) {
+        if self.entries == 0 {
+            return;
+        }
         // SAFETY: mapped by `new` with this length; references into it borrow self.
         let _ = unsafe { munmap(self.start.cast(), self.entries * size_of::<T>()) };
     }
@@ -88,8 +98,10 @@ impl Mapped {
         services: Pages<ServiceBucket>,
         ring: Pages<RingLine>,
         backends: Pages<BackendEntry>,
+        rotations: Pages<Rotation>,
+        loads: Pages<Load>,
     ) -> Self {
-        Self { services, ring, backends }
+        Self { services, ring, backends, rotations, loads }
     }
 
     /// Makes one change. Counters are not in these tables and are left to the caller.
@@ -149,6 +161,16 @@ impl Mapped {
                     entry.life.store(life.0);
                 }
             }
+            Write::Order(service, order) => {
+                if let Some(rotation) = self.rotation(*service) {
+                    rotation.order.store(*order);
+                }
+            }
+            Write::Weight(number, weight) => {
+                if let Some(load) = self.load(*number) {
+                    load.weight.store(u32::from(*weight));
+                }
+            }
             Write::Counters(_) => {}
             Write::Grace => {
                 fence(Ordering::SeqCst);
@@ -182,6 +204,14 @@ impl Tables for Mapped {
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
         self.backends.get(usize::from(number))
     }
+
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        self.rotations.get(service as usize)
+    }
+
+    fn load(&self, number: u16) -> Option<&Load> {
+        self.loads.get(usize::from(number))
+    }
 }
 
 /// Without records: tests of the core ask where flows that open now go.
@@ -210,6 +240,14 @@ impl lb_common::steer::Flows for Mapped {
     }
 
     fn forget(&self, _stage: lb_common::steer::Stage, _key: &lb_common::layout::FlowKey) {}
+
+    fn turn_to(&self, rotation: &Rotation, position: u32) {
+        rotation.turn.store(position);
+    }
+
+    fn count(&self, load: &Load, change: i64) {
+        load.active.add(change);
+    }
 }
 
 #[cfg(test)]
@@ -222,6 +260,8 @@ impl Mapped {
         Self::new(
             Pages::anonymous(buckets_for(limits.services)),
             Pages::anonymous(limits.ring_slots.div_ceil(SLOTS_PER_LINE)),
+            Pages::anonymous(limits.backends),
+            Pages::anonymous(limits.services),
             Pages::anonymous(limits.backends),
         )
     }

@@ -4,7 +4,6 @@
 //! conclusions. Dropping a record is safe at any moment: see [`crate::core::sweep`].
 
 use std::{
-    collections::BTreeMap,
     io,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
@@ -22,7 +21,7 @@ use super::{TablesId, batch::HashTable, error::Error, mapped::Mapped};
 use crate::{
     core::{
         KernelFlow,
-        sweep::{Findings, Order, is_done},
+        sweep::{Findings, Order, correction, is_done},
     },
     sync::packet::FlowStage,
 };
@@ -62,6 +61,8 @@ impl Records {
     ///
     /// The kernel's word; the findings are void then.
     pub fn sweep(&self, mapped: &Mapped, order: &Order) -> io::Result<Findings> {
+        let active = |number: &u16| mapped.load(*number).map_or(0, |load| load.active.load());
+        let before: Vec<u64> = order.loads.iter().map(active).collect();
         let mut findings = Findings { began: order.now, ..Findings::default() };
         let now = kernel_seconds()?;
         let times = Times { before: self.swept.swap(now, Ordering::Relaxed), now };
@@ -72,6 +73,12 @@ impl Records {
             let stage = FlowStage::Opening;
             KernelFlow { stage, ..flow }
         }));
+        for (number, before) in order.loads.iter().zip(before) {
+            if let Some(load) = mapped.load(*number) {
+                let counted = findings.by_backend.get(number).map_or(0, |count| count.active);
+                load.active.add(correction(counted, before, load.active.load()));
+            }
+        }
         Ok(findings)
     }
 
@@ -168,23 +175,24 @@ fn sweep_table(
     let now = times.now;
     let mut done = Vec::new();
     let mut stay = 0;
-    let recorded: &mut BTreeMap<_, BTreeMap<_, _>> = &mut findings.recorded;
     table.for_each(|key, value| {
         let record = record(value);
-        let index = record.slot.load();
-        let slot = mapped.slot(index).unwrap_or(Slot::settled(Slot::NONE));
         let life = mapped.backend(record.number()).map_or(Life(0), |b| Life(b.life.load()));
-        match order.idle_seconds.get(&flow_key(key).service()) {
-            Some(idle) if !is_done(&record, slot, life, now, *idle) => {
-                stay += 1;
-                let period = order.refresh_seconds.get(&flow_key(key).service());
-                if period.is_some_and(|period| times.is_due(key, &record, *period)) {
-                    findings.seen.push(kernel_flow(key, &record));
-                }
-                *recorded.entry(index).or_default().entry(record.number()).or_default() += 1;
+        let stays = order.services.get(&flow_key(key).service()).filter(|service| {
+            let slot = || mapped.slot(record.slot.load()).unwrap_or(Slot::settled(Slot::NONE));
+            let slot = (!service.every_flow).then(slot);
+            !is_done(&record, slot, life, now, service.idle_seconds)
+        });
+        if let Some(service) = stays {
+            stay += 1;
+            let period = order.refresh_seconds.get(&flow_key(key).service());
+            if period.is_some_and(|period| times.is_due(key, &record, *period)) {
+                findings.seen.push(kernel_flow(key, &record));
             }
+            findings.keep(&record, service);
+        } else {
             // A service that is gone has no flows.
-            _ => done.push(*key),
+            done.push(*key);
         }
     })?;
     table.remove(&done)?;

@@ -18,12 +18,14 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 9] = [
+pub const MAPS: [(&str, u32); 11] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
     ("FLOWS", 16),
     ("HALF_OPEN", 16),
+    ("ROTATIONS", 64),
+    ("LOADS", 64),
     ("BACKEND_COUNTERS", 32),
     ("REASON_COUNTERS", 8),
     ("FLOW_NEWS", 0),
@@ -114,13 +116,23 @@ impl Tables {
 /// [`Error`] if they are not there, or have other sizes.
 pub(super) fn map_arrays(directory: &Path, limits: Limits) -> Result<Mapped, Error> {
     check(directory, limits, &[("SERVICES", 64), ("RING", 64), ("BACKENDS", 64)])?;
-    let map = |name| pinned(directory, name);
-    let size = |name| entries(name, limits);
     Ok(Mapped::new(
-        Pages::new(map("SERVICES")?.fd().as_fd(), size("SERVICES"), "SERVICES")?,
-        Pages::new(map("RING")?.fd().as_fd(), size("RING"), "RING")?,
-        Pages::new(map("BACKENDS")?.fd().as_fd(), size("BACKENDS"), "BACKENDS")?,
+        pages(directory, "SERVICES", limits)?,
+        pages(directory, "RING", limits)?,
+        pages(directory, "BACKENDS", limits)?,
+        added(directory, "ROTATIONS", limits)?,
+        added(directory, "LOADS", limits)?,
     ))
+}
+
+/// Maps a pinned table into memory.
+fn pages<T>(directory: &Path, name: &str, limits: Limits) -> Result<Pages<T>, Error> {
+    Pages::new(pinned(directory, name)?.fd().as_fd(), entries(name, limits), name)
+}
+
+/// Maps a table that earlier layouts lack.
+fn added<T>(directory: &Path, name: &str, limits: Limits) -> Result<Pages<T>, Error> {
+    if directory.join(name).exists() { pages(directory, name, limits) } else { Ok(Pages::none()) }
 }
 
 /// Makes the directory for everything that is pinned.
@@ -185,6 +197,7 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
 fn entries(name: &str, limits: Limits) -> u32 {
     match name {
         "SERVICES" => buckets_for(limits.services),
+        "ROTATIONS" => limits.services,
         "RING" => limits.ring_slots.div_ceil(SLOTS_PER_LINE),
         "FLOWS" => limits.flows,
         // Openings wait here for their flow's next packet, a round trip at most.

@@ -128,13 +128,21 @@ fn values_of_a_service() {
         ("protocol = true", "7:12: protocol: found true, expected \"tcp\" or \"udp\"".into()),
         (
             "algorithm = \"maglv\"",
-            "7:13: algorithm: found \"maglv\", expected \"maglev\" or \"ip_hash\"; did you mean \
-             \"maglev\"?"
+            "7:13: algorithm: found \"maglv\", expected \"maglev\", \"ip_hash\", \
+             \"round_robin\" or \"least_conn\"; did you mean \"maglev\"?"
                 .into(),
         ),
         (
-            "algorithm = \"least_conn\"",
-            format!("7:13: algorithm = \"least_conn\" {unsupported} \"maglev\" or \"ip_hash\""),
+            "affinity = false",
+            "7:12: affinity = false is for UDP services: a TCP connection whose packets go to two \
+             backends breaks"
+                .into(),
+        ),
+        (
+            "affinity = false\nprotocol = \"udp\"\nalgorithm = \"round_robin\"",
+            "7:12: affinity = false: \"round_robin\" records every flow; use \"maglev\" or \
+             \"ip_hash\", which then record none"
+                .into(),
         ),
         ("forward = \"nat\"", format!("7:11: forward = \"nat\" {unsupported} \"l2\"")),
         (
@@ -323,13 +331,10 @@ fn health_checks() {
 fn what_this_version_lacks() {
     check(
         &[(
-            "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nbackup = true\n\
-                 port = 80",
+            "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\nport = 80",
             &[
-                "10:10: backup = true is not supported by this version; use weight = 0 for a \
-                     backend that takes no new flows until its weight is raised",
-                "11:1: a backend's port is not supported by this version; use the service's \
-                     port, on which its backends are to listen",
+                "10:1: a backend's port is not supported by this version; use the service's port, on \
+               which its backends are to listen",
             ],
         )],
         SERVICE,
@@ -478,7 +483,7 @@ flows = "many"
              \"192.0.2.10\", without port or prefix length",
             "7:8: port: found 65536, expected a whole number from 0 to 65535",
             "8:1: unknown key \"weight\" in [[service]]; known are name, address, port, protocol, \
-             algorithm, forward, ring, idle_timeout, on_empty, slow_start, \
+             algorithm, affinity, forward, ring, idle_timeout, on_empty, slow_start, \
              panic_threshold, health, backend",
             "10:8: type: found \"htp\", expected \"tcp\", \"http\", \"https\", \"script\" or \
              \"none\"; did you mean \"http\"?",

@@ -40,6 +40,7 @@ fn defaults() {
             port: 80,
             protocol: Protocol::Tcp,
             algorithm: Algorithm::Maglev,
+            affinity: true,
             forward: Forward::L2,
             ring: 65_537,
             idle_timeout: Duration::from_secs(3600),
@@ -73,7 +74,8 @@ fn defaults_that_depend() {
     assert_eq!((http.kind, http.port), (CheckKind::Https(check), 8443));
 
     let backend = "[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"";
-    assert_eq!(service(backend).backends[0].weight, 1);
+    let backend = &service(backend).backends[0];
+    assert_eq!((backend.weight, backend.backup), (1, false));
 }
 
 #[test]

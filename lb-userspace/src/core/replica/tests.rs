@@ -315,8 +315,12 @@ fn a_change_that_no_command_here_could_make_is_refused() {
     evil.service = name("nowhere");
     assert!(follower.core.take_change(&evil, now).unwrap_err().contains("no service"));
     let mut evil = good;
-    let wanted =
-        config::Backend { name: name("a"), address: "2001:db8::1".parse().unwrap(), weight: 1 };
+    let wanted = config::Backend {
+        name: name("a"),
+        address: "2001:db8::1".parse().unwrap(),
+        weight: 1,
+        backup: false,
+    };
     evil.stamp = Stamp { millis: u64::MAX, node: name("z") };
     evil.change.edit = Some(crate::core::changes::Edit { base: None, wanted: Some(wanted) });
     assert!(follower.core.take_change(&evil, now).unwrap_err().contains("cannot be a backend"));

@@ -26,13 +26,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8usize, 0..4usize).prop_map(|(b, what)| Step::Administer(b, what)),
         2 => (0..40u64).prop_map(Step::Pass),
         1 => Just(Step::Sweep),
-        1 => (0..4usize).prop_map(Step::Reload),
-        1 => (0..4usize).prop_map(Step::Restart),
+        1 => (0..6usize).prop_map(Step::Reload),
+        1 => (0..6usize).prop_map(Step::Restart),
     ]
 }
 
 fn variant(n: usize) -> Config {
-    let variants: [&[&str]; 4] = [
+    let variants: [&[&str]; 6] = [
         &["web 192.0.2.1:80 a=10.0.0.1 b=10.0.0.2", "api 192.0.2.2:80 a=10.0.0.1"],
         &["web 192.0.2.1:80 slow_start=20s fall=1 a=10.0.0.1*2 b=10.0.0.3"],
         &[
@@ -40,6 +40,11 @@ fn variant(n: usize) -> Config {
             "api 192.0.2.1:80 a=10.0.0.1 c=10.0.0.4",
         ],
         &["api 192.0.2.2:80 ring=1021 a=10.0.0.5 b=10.0.0.1 c=10.0.0.2*0"],
+        &["web 192.0.2.1:80 algorithm=round_robin a=10.0.0.1*2 b=10.0.0.2 c=10.0.0.3~"],
+        &[
+            "web 192.0.2.1:80 algorithm=least_conn a=10.0.0.1~ b=10.0.0.2",
+            "api 192.0.2.2:80 a=10.0.0.1~",
+        ],
     ];
     config(variants[n])
 }
