@@ -176,10 +176,10 @@ fn a_backup_serves_only_while_no_other_can() {
 
 #[test]
 fn a_backup_that_rises_after_all_others_fell_serves() {
-    let mut world = World::up(&["web 192.0.2.1:80 panic=0 a=10.0.0.1 c=10.0.0.3~"]);
+    // The others keep this machine from being suspected.
+    let others = "api 192.0.2.2:80 x=10.0.0.5 y=10.0.0.6";
+    let mut world = World::up(&["web 192.0.2.1:80 panic=0 a=10.0.0.1 c=10.0.0.3~", others]);
     world.fail(&id("web", "c"));
-    // Were it at once, this machine would be suspected.
-    world.seconds += 600;
     world.fail(&id("web", "a"));
     assert_eq!(world.ways(WEB), [Err("no_backend")].into());
     world.check(&id("web", "c"), true);
