@@ -257,6 +257,19 @@ fn a_stalled_backup_does_not_take_the_master_for_gone() {
 }
 
 #[test]
+fn a_stalled_masters_address_moves_and_comes_back() {
+    let lab = lab();
+    let (first, second) = start_pair(&lab, "interval = \"20ms\"");
+    let traffic = traffic(&lab);
+    first.signal(Signal::SIGSTOP).unwrap();
+    wait_for_state(&second, State::Master);
+    first.signal(Signal::SIGCONT).unwrap();
+    settle(&lab, &first, &second);
+    assert_eq!(front(&first).transitions, 2, "it was the master all the time");
+    nothing_failed(traffic);
+}
+
+#[test]
 fn a_reload_disturbs_nothing_that_stays() {
     let lab = lab();
     let (first, second) = start_pair(&lab, "interval = \"50ms\"");

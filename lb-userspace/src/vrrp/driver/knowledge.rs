@@ -44,6 +44,7 @@ impl Driver {
                     if old != spec {
                         self.drop_addresses(&old);
                         running.instance.reconfigure(spec);
+                        running.instance.announce_new(&old, now.monotonic);
                     }
                     running
                 }
