@@ -39,6 +39,7 @@ impl Daemon {
         let names = self.attachments.iter().map(|attachment| &attachment.name);
         self.edges.vrrp.set_facts(DaemonFacts {
             services: self.core.serving(),
+            machine_suspected: self.core.machine_suspected(),
             attached: names.map(|name| (name.clone(), attached(name))).collect(),
         });
     }
