@@ -16,11 +16,13 @@ pub(crate) enum Unprivileged {
 }
 
 /// What the lab runs, and the Debian package of each.
-pub(crate) const LAB_PROGRAMS: [(&str, &str); 5] = [
+pub(crate) const LAB_PROGRAMS: [(&str, &str); 7] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("keepalived", "keepalived"),
     ("nginx", "nginx"),
+    ("tshark", "tshark"),
     ("wrk", "wrk"),
 ];
 

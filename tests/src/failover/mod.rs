@@ -13,9 +13,9 @@ mod event;
 mod outcome;
 mod prober;
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 pub use self::{
     event::Event,
@@ -73,6 +73,16 @@ impl System {
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+impl FromStr for System {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|system| system.name() == text).ok_or_else(|| {
+            anyhow!("no such system; there are {}", Self::ALL.map(Self::name).join(", "))
+        })
     }
 }
 
