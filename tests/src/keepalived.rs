@@ -39,7 +39,7 @@ impl Keepalived {
         let file = self.file("priority");
         let instance = self.member.keepalived(" track_file {\n  handover weight 1\n }\n");
         format!(
-            "global_defs {{\n router_id {}\n max_auto_priority\n}}\n\
+            "global_defs {{\n router_id {}\n}}\n\
              track_file handover {{\n file \"{}\"\n init_file 0 overwrite\n}}\n{instance}",
             self.member.namespace(),
             file.display(),
@@ -75,6 +75,11 @@ impl Router for Keepalived {
         let [config, pid, child] = ["conf", "pid", "vrrp.pid"].map(|name| self.file(name));
         fs::write(&config, self.configuration())
             .with_context(|| format!("write {}", config.display()))?;
+        for file in [&pid, &child] {
+            // Of a killed run, whose process ids may still be somebody's or a zombie's: it would
+            // refuse to start.
+            let _ = fs::remove_file(file);
+        }
         let words = [
             "keepalived".as_ref(),
             "--dont-fork".as_ref(),

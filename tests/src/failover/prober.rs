@@ -9,8 +9,8 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::AsFd as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -22,20 +22,20 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-use crate::{Client, http::Target};
+use crate::{Client, http::Target, sys};
 
 /// Between two datagrams.
 const PERIOD: Duration = Duration::from_millis(1);
 /// The age from which a datagram without an answer is lost.
 pub const ANSWER_LIMIT: Duration = Duration::from_millis(100);
-/// Ten minutes of datagrams; nobody measures that long.
-const DATAGRAMS_LIMIT: usize = 600_000;
+/// Five minutes of datagrams; nobody measures that long.
+const DATAGRAMS_LIMIT: usize = 300_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Datagrams to one server until this is dropped.
 #[derive(Debug)]
 pub struct Prober {
-    log: Arc<Mutex<Vec<Datagram>>>,
+    log: Arc<Log>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -52,12 +52,25 @@ pub struct Gaps {
     pub pause: Duration,
 }
 
+/// What became of each datagram. Without a lock: whoever looks on must not hold up the thread that
+/// keeps time.
+#[derive(Debug)]
+struct Log {
+    start: Instant,
+    length: AtomicUsize,
+    /// When each was sent, in nanoseconds after the start; [`ANSWERED`] if it was answered.
+    datagrams: Box<[AtomicU64]>,
+}
+
 /// One of them.
 #[derive(Debug, Clone, Copy)]
 struct Datagram {
     sent: Instant,
     answered: bool,
 }
+
+/// Beyond any number of nanoseconds since a start.
+const ANSWERED: u64 = 1 << 63;
 
 impl Client {
     /// Starts to send datagrams to a UDP echo.
@@ -72,7 +85,7 @@ impl Client {
             socket.set_nonblocking(true)?;
             Ok(socket)
         })??;
-        let log = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::new(Log::new());
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, stopped) = (Arc::clone(&log), Arc::clone(&stop));
         let thread = thread::Builder::new()
@@ -93,16 +106,19 @@ impl Prober {
     /// That was not so within the limit.
     pub fn wait_until_answered(&self, period: Duration, limit: Duration) -> Result<()> {
         let start = Instant::now();
-        while answered_last(&self.log(), start) < period {
+        loop {
+            let datagrams = self.log.datagrams();
+            if answered_last(&datagrams, start) >= period {
+                return Ok(());
+            }
             ensure!(
                 start.elapsed() < limit,
                 "{} of {} datagrams are lost, and no {period:?} without a loss within {limit:?}",
-                self.log().iter().filter(|datagram| !datagram.answered).count(),
-                self.log().len()
+                datagrams.iter().filter(|datagram| !datagram.answered).count(),
+                datagrams.len()
             );
             thread::sleep(LOOK_AGAIN);
         }
-        Ok(())
     }
 
     /// Ends it, and returns what was lost.
@@ -112,7 +128,7 @@ impl Prober {
     /// The last datagrams are lost, so that the last gap's end is not known.
     pub fn stop(mut self) -> Result<Gaps> {
         self.end()?;
-        let log = self.log();
+        let log = self.log.datagrams();
         // The very last may have had no time to be answered.
         let end = log.last().context("no datagram was sent")?.sent;
         let settled = log.partition_point(|datagram| datagram.sent + ANSWER_LIMIT < end);
@@ -124,16 +140,50 @@ impl Prober {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         thread.join().map_err(|_| anyhow!("the prober's thread panicked"))
     }
-
-    fn log(&self) -> MutexGuard<'_, Vec<Datagram>> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
         // Only a panic of the thread is lost here, which has printed itself.
         let _ = self.end();
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    fn new() -> Self {
+        let datagrams = (0..DATAGRAMS_LIMIT).map(|_| AtomicU64::new(0)).collect();
+        Self { start: Instant::now(), length: AtomicUsize::new(0), datagrams }
+    }
+
+    /// Adds a datagram and returns its number; `None` when there is no more room.
+    fn sent(&self, now: Instant) -> Option<usize> {
+        let number = self.length.load(Ordering::Relaxed);
+        let nanos = u64::try_from((now - self.start).as_nanos()).unwrap_or(ANSWERED - 1);
+        self.datagrams.get(number)?.store(nanos, Ordering::Relaxed);
+        // Only now may others read it.
+        self.length.store(number + 1, Ordering::Release);
+        Some(number)
+    }
+
+    fn answered(&self, number: usize, now: Instant) {
+        if number < self.length.load(Ordering::Relaxed)
+            && now < self.datagram(number).sent + ANSWER_LIMIT
+        {
+            self.datagrams[number].fetch_or(ANSWERED, Ordering::Relaxed);
+        }
+    }
+
+    fn datagrams(&self) -> Vec<Datagram> {
+        let length = self.length.load(Ordering::Acquire);
+        (0..length).map(|number| self.datagram(number)).collect()
+    }
+
+    fn datagram(&self, number: usize) -> Datagram {
+        let word = self.datagrams[number].load(Ordering::Relaxed);
+        let sent = self.start + Duration::from_nanos(word & !ANSWERED);
+        Datagram { sent, answered: word & ANSWERED != 0 }
     }
 }
 
@@ -174,22 +224,17 @@ fn gaps(log: &[Datagram]) -> Option<Gaps> {
 }
 
 /// Sends on a beat, and takes the answers in between.
-fn probe(socket: &UdpSocket, stop: &AtomicBool, log: &Mutex<Vec<Datagram>>) {
+fn probe(socket: &UdpSocket, stop: &AtomicBool, log: &Log) {
+    sys::run_first();
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         if now >= next {
-            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            if log.len() == DATAGRAMS_LIMIT {
-                return;
-            }
-            let number = log.len() as u64;
-            log.push(Datagram { sent: now, answered: false });
-            drop(log);
+            let Some(number) = log.sent(now) else { return };
+            let datagram = (number as u64).to_be_bytes();
             // The first call may return the error of an earlier datagram instead of sending. One
             // that cannot be sent is lost like one that nobody answers.
-            let _ =
-                socket.send(&number.to_be_bytes()).or_else(|_| socket.send(&number.to_be_bytes()));
+            let _ = socket.send(&datagram).or_else(|_| socket.send(&datagram));
             // After a pause of the machine there is no hurry to catch up.
             next = (next + PERIOD).max(now);
         }
@@ -201,7 +246,7 @@ fn probe(socket: &UdpSocket, stop: &AtomicBool, log: &Mutex<Vec<Datagram>>) {
 }
 
 /// Marks what has been answered. An answer ends with the datagram that it answers.
-fn take_answers(socket: &UdpSocket, log: &Mutex<Vec<Datagram>>) {
+fn take_answers(socket: &UdpSocket, log: &Log) {
     let mut buffer = [0; 256];
     loop {
         let length = match socket.recv(&mut buffer) {
@@ -210,12 +255,9 @@ fn take_answers(socket: &UdpSocket, log: &Mutex<Vec<Datagram>>) {
             // "Port unreachable" for an earlier datagram.
             Err(_) => continue,
         };
-        let now = Instant::now();
         let number = buffer[..length].last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        let index = number.and_then(|number| usize::try_from(number).ok());
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(datagram) = index.and_then(|index| log.get_mut(index)) {
-            datagram.answered |= now < datagram.sent + ANSWER_LIMIT;
+        if let Some(number) = number.and_then(|number| usize::try_from(number).ok()) {
+            log.answered(number, Instant::now());
         }
     }
 }
