@@ -78,6 +78,11 @@ impl Vrrp {
         self.interval
     }
 
+    /// The VIP of the lab.
+    pub fn vip(&self, lab: &Lab) -> IpAddr {
+        if self.ipv6 { lab.vip6(0) } else { lab.vip(0) }.ip()
+    }
+
     /// The lab's balancer number `index` (from 0) as a router of a priority.
     ///
     /// # Panics
@@ -89,7 +94,7 @@ impl Vrrp {
         });
         let mut peers: Vec<_> = addresses.collect();
         let own = peers.remove(index);
-        let vip = if self.ipv6 { lab.vip6(0) } else { lab.vip(0) }.ip();
+        let vip = self.vip(lab);
         let namespace = lab.balancers()[index].namespace().clone();
         Member { vrrp: self.clone(), namespace, own, peers, vip, priority }
     }

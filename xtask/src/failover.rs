@@ -45,6 +45,7 @@ struct Report {
 /// of them in the end.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     packages::ensure_programs(&packages::LAB_PROGRAMS, "the lab")?;
+    packages::ensure_programs(&[packages::KEEPALIVED], "the comparison")?;
     process::run(process::cargo().args(["build", "--quiet", "--locked", "--bin", "weir"]))?;
     if process::again_as_root()? {
         return Ok(());

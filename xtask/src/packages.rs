@@ -16,15 +16,20 @@ pub(crate) enum Unprivileged {
 }
 
 /// What the lab runs, and the Debian package of each.
-pub(crate) const LAB_PROGRAMS: [(&str, &str); 7] = [
+pub(crate) const LAB_PROGRAMS: [(&str, &str); 5] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
-    ("keepalived", "keepalived"),
     ("nginx", "nginx"),
-    ("tshark", "tshark"),
     ("wrk", "wrk"),
 ];
+
+/// Who speaks VRRP with weir, or beside it. Debian's package starts nothing: it comes without a
+/// configuration.
+pub(crate) const KEEPALIVED: (&str, &str) = ("keepalived", "keepalived");
+
+/// Who decodes what weir sends.
+pub(crate) const TSHARK: (&str, &str) = ("tshark", "tshark");
 
 /// Installs those of the packages that are missing; `purpose` says what needs them.
 pub(crate) fn ensure(packages: &[&str], purpose: &str, unprivileged: Unprivileged) -> Result<()> {
