@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, thread, time::Duration};
 use anyhow::{Result, anyhow};
 use nix::sys::signal::Signal;
 
-use crate::{Lab, Pair};
+use crate::{Lab, Pair, Router};
 
 /// How long a stalled daemon stalls.
 const STALL: Duration = Duration::from_secs(1);
@@ -24,6 +24,8 @@ pub enum Event {
     Kill,
     /// The active host falls silent, and nothing tells of it: its port leaves the bridge.
     PowerOff,
+    /// The silent host is heard again, its daemon never having let go of the VIP: two masters.
+    PowerOn,
     /// The active host's cable is pulled: it loses its carrier.
     LinkDown,
     /// The active daemon is asked to leave (SIGTERM).
@@ -40,9 +42,10 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kill,
         Self::PowerOff,
+        Self::PowerOn,
         Self::LinkDown,
         Self::Stop,
         Self::Switch,
@@ -56,6 +59,7 @@ impl Event {
         match self {
             Self::Kill => "kill",
             Self::PowerOff => "power-off",
+            Self::PowerOn => "power-on",
             Self::LinkDown => "link-down",
             Self::Stop => "stop",
             Self::Switch => "switch",
@@ -67,7 +71,11 @@ impl Event {
 
     /// Who has the VIP before it.
     pub(super) fn before(self) -> [bool; 2] {
-        if self == Self::Return { SECOND } else { FIRST }
+        match self {
+            Self::PowerOn => BOTH,
+            Self::Return => SECOND,
+            _ => FIRST,
+        }
     }
 
     /// Whether it is over, by who has the VIP.
@@ -76,13 +84,16 @@ impl Event {
             // The first does not matter: it is dead or cut off.
             Self::Kill | Self::PowerOff | Self::LinkDown => [SECOND, BOTH].contains(&owners),
             Self::Stop | Self::Switch => owners == SECOND,
-            Self::Return | Self::StallActive | Self::StallStandby => owners == FIRST,
+            Self::PowerOn | Self::Return | Self::StallActive | Self::StallStandby => {
+                owners == FIRST
+            }
         }
     }
 
     /// Brings about what it starts from, where the first router has the VIP.
-    pub(super) fn prepare(self, pair: &mut Pair) -> Result<()> {
+    pub(super) fn prepare(self, lab: &Lab, pair: &mut Pair) -> Result<()> {
         match self {
+            Self::PowerOn => lab.power_off(pair.0[0].member().namespace().role()),
             Self::Return => pair.0[0].stop(),
             _ => Ok(()),
         }
@@ -90,34 +101,34 @@ impl Event {
 
     /// Lets it happen.
     pub(super) fn happen(self, lab: &Lab, pair: &mut Pair) -> Result<()> {
+        let host = pair.0[0].member().namespace().role().to_owned();
         let [first, second] = &mut pair.0;
         match self {
-            Self::Kill => first.kill(),
-            Self::PowerOff => lab.power_off(first.member().namespace().role())?,
-            Self::LinkDown => lab.unplug(first.member().namespace().role())?,
-            Self::Stop => first.stop()?,
-            Self::Switch => first.release()?,
-            Self::Return => first.start()?,
-            Self::StallActive | Self::StallStandby => {
-                let stalled = if self == Self::StallActive { first } else { second };
-                stalled.signal(Signal::SIGSTOP)?;
-                // The stall itself, not a wait for something.
-                thread::sleep(STALL);
-                stalled.signal(Signal::SIGCONT)?;
+            Self::Kill => {
+                first.kill();
+                Ok(())
             }
+            Self::PowerOff => lab.power_off(&host),
+            Self::PowerOn => lab.power_on(&host),
+            Self::LinkDown => lab.unplug(&host),
+            Self::Stop => first.stop(),
+            Self::Switch => first.release(),
+            Self::Return => first.start(),
+            Self::StallActive => stall(first.as_ref()),
+            Self::StallStandby => stall(second.as_ref()),
         }
-        Ok(())
     }
 
     /// Makes good what it broke, so that the first router can have the VIP again.
     pub(super) fn undo(self, lab: &Lab, pair: &mut Pair) -> Result<()> {
+        let host = pair.0[0].member().namespace().role().to_owned();
         let first = &mut pair.0[0];
         match self {
             Self::Kill | Self::Stop => first.start(),
-            Self::PowerOff => lab.power_on(first.member().namespace().role()),
-            Self::LinkDown => lab.plug(first.member().namespace().role()),
+            Self::PowerOff => lab.power_on(&host),
+            Self::LinkDown => lab.plug(&host),
             Self::Switch => first.reclaim(),
-            Self::Return | Self::StallActive | Self::StallStandby => Ok(()),
+            Self::PowerOn | Self::Return | Self::StallActive | Self::StallStandby => Ok(()),
         }
     }
 }
@@ -136,6 +147,13 @@ impl FromStr for Event {
             anyhow!("no such event; there are {}", Self::ALL.map(Self::name).join(", "))
         })
     }
+}
+
+fn stall(router: &dyn Router) -> Result<()> {
+    router.signal(Signal::SIGSTOP)?;
+    // The stall itself, not a wait for something.
+    thread::sleep(STALL);
+    router.signal(Signal::SIGCONT)
 }
 
 #[cfg(test)]

@@ -140,9 +140,11 @@ impl Trial {
         let limit = PATIENCE + 10 * self.interval;
         let calm = CALM_MIN.max(CALM * self.interval);
         self.pair.wait_for_owners([true, false], limit)?;
-        event.prepare(&mut self.pair)?;
+        event.prepare(&self.lab, &mut self.pair)?;
         self.pair.wait_for_owners(event.before(), limit)?;
 
+        // A former owner may still steer what reaches it: the client is to ask the present one.
+        self.lab.client().forget_neighbours()?;
         let prober = self.lab.client().probe(self.lab.vip(UDP_PORT))?;
         prober.wait_until_answered(calm, limit).context("before the event")?;
         // What was lost before it is not the event's.
