@@ -23,8 +23,10 @@
 pub mod backend;
 pub mod bench;
 pub mod client;
+pub mod failover;
 pub mod hold;
 mod http;
+pub mod keepalived;
 pub mod lab;
 mod line;
 pub mod model;
@@ -34,21 +36,27 @@ mod observe;
 pub mod process;
 pub mod program;
 mod requirements;
+pub mod router;
+pub mod sniffer;
 mod sweep;
 mod sys;
 pub mod tally;
 mod topology;
+pub mod tshark;
 mod udp;
+pub mod vrrp;
 pub mod weir;
 pub mod xdp;
 
 pub use crate::{
     backend::Backend,
     client::{Client, Response, Traffic, WrkReport},
+    keepalived::Keepalived,
     lab::{Lab, LabBuilder},
     namespace::Namespace,
     process::Process,
     requirements::require_root,
+    router::{Pair, Router, WeirRouter},
     tally::Tally,
     weir::{Balancer, Service, Weir},
 };

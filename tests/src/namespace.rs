@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::File,
+    net::IpAddr,
     os::fd::OwnedFd,
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -14,7 +15,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    ifaddrs::getifaddrs,
+    sched::{CloneFlags, setns},
+};
 
 use crate::{
     process::{self, Process},
@@ -125,6 +129,23 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
+    }
+
+    /// Whether one of its interfaces has an address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn has_address(&self, wanted: IpAddr) -> Result<bool> {
+        let found = self.enter(|| -> nix::Result<bool> {
+            Ok(getifaddrs()?.filter_map(|interface| interface.address).any(
+                |address| match wanted {
+                    IpAddr::V4(v4) => address.as_sockaddr_in().is_some_and(|a| a.ip() == v4),
+                    IpAddr::V6(v6) => address.as_sockaddr_in6().is_some_and(|a| a.ip() == v6),
+                },
+            ))
+        })?;
+        found.with_context(|| format!("list the addresses of {self}"))
     }
 
     /// Moves the calling thread inside, for good: only for threads that end here.

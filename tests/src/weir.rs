@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fmt::{self, Write as _},
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -32,6 +32,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Balancer {
     namespace: Namespace,
+    addresses: (Ipv4Addr, Ipv6Addr),
     two_networks: bool,
     pins: PathBuf,
 }
@@ -58,13 +59,28 @@ pub struct Weir {
 // === impl Balancer ===
 
 impl Balancer {
-    pub(crate) fn new(namespace: Namespace, two_networks: bool, pins: PathBuf) -> Self {
-        Self { namespace, two_networks, pins }
+    pub(crate) fn new(
+        namespace: Namespace,
+        addresses: (Ipv4Addr, Ipv6Addr),
+        two_networks: bool,
+        pins: PathBuf,
+    ) -> Self {
+        Self { namespace, addresses, two_networks, pins }
     }
 
     /// Its namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Its own address where the clients are.
+    pub fn address(&self) -> Ipv4Addr {
+        self.addresses.0
+    }
+
+    /// Its own IPv6 address there.
+    pub fn address6(&self) -> Ipv6Addr {
+        self.addresses.1
     }
 
     /// Its interfaces: where the clients are, and with two networks, where the backends are.

@@ -2,12 +2,13 @@
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
 //! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`], [`mod@hold`] and [`mod@bench`] show Weir at work.
+//! of it together; [`demo`], [`mod@hold`], [`mod@failover`] and [`mod@bench`] show Weir at work.
 
 mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod failover;
 mod hold;
 mod packages;
 mod process;
@@ -44,6 +45,8 @@ enum Command {
     Lab,
     /// Hold thousands of connections while backends come and go and the daemon is killed
     Hold(hold::Arguments),
+    /// Measure how long a client goes without answers at each kind of failover, keepalived beside
+    Failover(failover::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
     /// Run everything that a change must pass
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Lab => demo::lab(),
         Command::Hold(arguments) => hold::run(&arguments),
+        Command::Failover(arguments) => failover::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci => ci::run(),
     };
@@ -106,6 +110,9 @@ mod tests {
             "lab",
             "hold",
             "hold --connections 300 --events kill,restart --json held.json",
+            "failover",
+            "failover --interval 100ms --runs 3 --events stop,kill --systems keepalived",
+            "failover --json gaps.json",
             "bench program --json figures.json",
             "ci",
         ] {
