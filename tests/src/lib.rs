@@ -19,10 +19,12 @@
 //! [`backend`], [`client`] and [`weir`] are what runs in it; [`mod@hold`] keeps connections open
 //! through what happens to them; [`xdp`] makes veth pairs carry what XDP programs send. Without a
 //! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
+//! [`features`] tells what of Weir this kernel can do.
 
 pub mod backend;
 pub mod bench;
 pub mod client;
+pub mod features;
 pub mod hold;
 mod http;
 pub mod lab;

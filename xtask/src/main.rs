@@ -2,7 +2,8 @@
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
 //! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`], [`mod@hold`] and [`mod@bench`] show Weir at work.
+//! of it together; [`demo`], [`mod@hold`] and [`mod@bench`] show Weir at work; [`vm`] brings other
+//! kernels.
 
 mod bench;
 mod build_ebpf;
@@ -16,6 +17,7 @@ mod sources;
 mod test;
 mod test_report;
 mod toolchain;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -46,8 +48,13 @@ enum Command {
     Hold(hold::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
+    /// Run something on another kernel, in a virtual machine
+    Vm(vm::Arguments),
     /// Run everything that a change must pass
     Ci,
+    /// What a virtual machine runs to find out what its kernel can do
+    #[command(hide = true)]
+    KernelFeatures(vm::guest::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -59,7 +66,9 @@ fn main() -> ExitCode {
         Command::Lab => demo::lab(),
         Command::Hold(arguments) => hold::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => ci::run(),
+        Command::KernelFeatures(arguments) => vm::guest::features(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,6 +116,9 @@ mod tests {
             "hold",
             "hold --connections 300 --events kill,restart --json held.json",
             "bench program --json figures.json",
+            "vm",
+            "vm --kernel newest -- uname -r",
+            "test vm --kernel 6.1 --kernel 5.10",
             "ci",
         ] {
             let words = std::iter::once("xtask").chain(line.split(' '));

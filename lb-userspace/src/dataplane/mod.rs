@@ -30,6 +30,7 @@ pub use self::{
     earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
+    grace::kernel_tells_grace_periods,
     mapped::Mapped,
     sweep::Records,
     tables::{Ingress, MAPS, Tables, load, prepare},
