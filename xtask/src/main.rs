@@ -116,6 +116,7 @@ mod tests {
             "hold",
             "hold --connections 300 --events kill,restart --json held.json",
             "bench program --json figures.json",
+            "bench pktgen --json figures.json --kernel newest",
             "vm",
             "vm --kernel newest -- uname -r",
             "test vm --kernel 6.1 --kernel 5.10",
