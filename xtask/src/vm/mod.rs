@@ -28,13 +28,14 @@ pub(crate) use self::{
 use crate::{packages, process, workspace};
 
 /// What the harness runs, and the Debian package of each.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("depmod", "kmod"),
     ("dpkg-deb", "dpkg"),
     ("ldd", "libc-bin"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
     ("strip", "binutils"),
     ("xz", "xz-utils"),
 ];
@@ -60,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     image.add_build(&built, "usr/bin/weir")?;
     let script = match arguments.command.split_first() {
         None => {
-            "echo 'weir is here; the end of this shell is the end of the machine'; exec sh -i\n"
+            "echo 'Weir is here. The machine ends with this shell, or with Ctrl-A X.'; exec sh -i\n"
                 .to_owned()
         }
         Some((program, words)) => format!("exec {}\n", line(&add_command(&image, program)?, words)),

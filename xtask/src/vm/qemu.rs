@@ -112,22 +112,25 @@ impl Machine {
 
     /// Runs it on our own terminal.
     pub(crate) fn run_here(&self) -> Result<End> {
-        let mut command = self.command(&["--foreground"]);
-        let status = command.status().context("cannot start timeout")?;
+        // With QEMU's monitor in between, so that Ctrl-C reaches the command and Ctrl-A X ends all.
+        let mut command = self.command(&["--foreground"], "mon:stdio");
+        let status = command.status().context("cannot start setpriv")?;
         self.end(status.code())
     }
 
     /// Runs it, and gives each line of its output to `see`.
     pub(crate) fn follow(&self, mut see: impl FnMut(&str)) -> Result<End> {
-        let mut command = self.command(&[]);
+        let mut command = self.command(&[], "stdio");
         command.stdin(std::process::Stdio::null());
         let succeeded = process::follow(&mut command, |line| see(line.trim_end_matches('\r')))?;
         self.end(Some(i32::from(!succeeded)))
     }
 
-    fn command(&self, options: &[&str]) -> Command {
+    fn command(&self, options: &[&str], terminal: &str) -> Command {
         let Settings { accelerator, cpus, memory_mib, limit } = self.settings;
-        let mut command = Command::new("timeout");
+        // A machine ends with us, whatever ends us.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "timeout"]);
         command.args(options).args(["--kill-after=5s", limit, QEMU]);
         command.args(accelerator.arguments());
         command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
@@ -136,7 +139,7 @@ impl Machine {
         command.arg("-initrd").arg(self.folder.path().join("initrd"));
         command.args(["-append", "console=ttyS0 panic=-1 mitigations=off"]);
         command.arg("-serial").arg(format!("file:{}", self.console().display()));
-        command.args(["-serial", "stdio"]);
+        command.args(["-serial", terminal]);
         command.arg("-serial").arg(format!("file:{}", self.report().display()));
         command
     }
