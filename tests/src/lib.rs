@@ -19,11 +19,13 @@
 //! [`backend`], [`client`] and [`weir`] are what runs in it; [`mod@hold`] keeps connections open
 //! through what happens to them; [`xdp`] makes veth pairs carry what XDP programs send. Without a
 //! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
+//! [`features`] tells what of Weir this kernel can do; [`pktgen`] measures beside what else forwards.
 
 pub mod backend;
 pub mod bench;
 pub mod client;
 pub mod failover;
+pub mod features;
 pub mod hold;
 mod http;
 pub mod keepalived;
@@ -33,6 +35,7 @@ pub mod model;
 pub mod namespace;
 mod nginx;
 mod observe;
+pub mod pktgen;
 pub mod process;
 pub mod program;
 mod requirements;

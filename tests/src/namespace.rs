@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long a command may take unless told otherwise.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where `ip netns` keeps the names.
 pub(crate) const DIRECTORY: &str = "/run/netns";
@@ -81,7 +81,7 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// It cannot be started, fails, or takes more than ten seconds; with all its output.
+    /// It cannot be started, fails, or takes more than half a minute; with all its output.
     pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
         self.run_within(COMMAND_LIMIT, words)
     }

@@ -1,5 +1,7 @@
 //! What Weir costs, measured.
 
+mod pktgen;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -31,22 +33,26 @@ enum Bench {
         #[arg(long, default_value_t = 1_000_000)]
         packets: u32,
     },
+    /// Packets a second beside IPVS, plain forwarding and an empty XDP program, made by the
+    /// kernel's generator: here if it has the module, else in a virtual machine
+    Pktgen(pktgen::Arguments),
 }
 
 /// Runs one benchmark and prints its figures.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if process::again_as_root()? {
-        return Ok(());
-    }
     match &arguments.bench {
         Bench::Program { json, rounds, packets } => {
             program(json.as_deref(), Effort { rounds: *rounds, repeat: *packets })
         }
+        Bench::Pktgen(arguments) => pktgen::run(arguments),
     }
 }
 
 /// The program's cost a packet, less that of a program that does nothing.
 fn program(json: Option<&Path>, effort: Effort) -> Result<()> {
+    if process::again_as_root()? {
+        return Ok(());
+    }
     process::announce(&format!(
         "{} rounds of {} packets for each case, in turn with an empty program",
         effort.rounds, effort.repeat

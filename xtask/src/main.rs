@@ -2,7 +2,8 @@
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
 //! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`], [`mod@hold`], [`mod@failover`] and [`mod@bench`] show Weir at work.
+//! of it together; [`demo`], [`mod@hold`], [`mod@failover`] and [`mod@bench`] show Weir at work;
+//! [`vm`] brings other kernels.
 
 mod bench;
 mod build_ebpf;
@@ -17,6 +18,7 @@ mod sources;
 mod test;
 mod test_report;
 mod toolchain;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -49,8 +51,13 @@ enum Command {
     Failover(failover::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
+    /// Run something on another kernel, in a virtual machine
+    Vm(vm::Arguments),
     /// Run everything that a change must pass
     Ci,
+    /// What a virtual machine runs to find out what its kernel can do
+    #[command(hide = true)]
+    KernelFeatures(vm::guest::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,7 +70,9 @@ fn main() -> ExitCode {
         Command::Hold(arguments) => hold::run(&arguments),
         Command::Failover(arguments) => failover::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
         Command::Ci => ci::run(),
+        Command::KernelFeatures(arguments) => vm::guest::features(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,6 +123,10 @@ mod tests {
             "failover --interval 100ms --runs 3 --events stop,kill --systems keepalived",
             "failover --json gaps.json",
             "bench program --json figures.json",
+            "bench pktgen --json figures.json --kernel newest",
+            "vm",
+            "vm --kernel newest -- uname -r",
+            "test vm --kernel 6.1 --kernel 5.10",
             "ci",
         ] {
             let words = std::iter::once("xtask").chain(line.split(' '));

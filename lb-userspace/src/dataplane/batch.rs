@@ -99,6 +99,11 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
         Ok(Self { map, max_entries, batched, entries: PhantomData })
     }
 
+    /// Whether the kernel has calls for many entries at a time; else they go one by one.
+    pub fn is_batched(&self) -> bool {
+        self.batched
+    }
+
     /// Calls `see` for every entry, and returns how many there were.
     ///
     /// No key is seen twice, and none that stays is missed; one that comes or goes meanwhile may

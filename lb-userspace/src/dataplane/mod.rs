@@ -31,6 +31,7 @@ pub use self::{
     earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
+    grace::kernel_tells_grace_periods,
     mapped::Mapped,
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},
