@@ -16,6 +16,7 @@ pub mod command;
 mod commands;
 pub mod event;
 pub mod explain;
+mod flow_table;
 pub mod health;
 pub mod input;
 pub mod maglev;
@@ -44,12 +45,14 @@ use std::{
 use lb_common::{layout::BackendEntry, steer::Tables};
 
 pub use self::{
-    action::*, command::*, event::*, explain::*, input::*, plan::*, report::CheckTarget, status::*,
+    action::*, command::*, event::*, explain::*, flow_table::Fullness, input::*, plan::*,
+    report::CheckTarget, status::*,
 };
 use self::{
     allocation::{Numbers, Spans},
     backend::Backend,
     changes::Changes,
+    flow_table::FlowTable,
     health::Health as Checks,
     places::Places,
     ring::Recorded,
@@ -73,8 +76,8 @@ pub struct Core {
     spans: Spans,
     /// The number of the last life of each backend number.
     lives: HashMap<u16, u16>,
-    /// Half-open and confirmed records that the last sweep left.
-    recorded_flows: (u64, u64),
+    /// What the last sweep left of the records.
+    flow_table: FlowTable,
     /// The same by slot and backend.
     recorded: Arc<Recorded>,
     /// Whether this machine may be the one at fault.
@@ -158,7 +161,7 @@ impl Core {
             backend_numbers: Numbers::new(limits.backends),
             spans: Spans::new(limits.ring_slots),
             lives: HashMap::new(),
-            recorded_flows: (0, 0),
+            flow_table: FlowTable::new(limits.flows),
             recorded: Arc::default(),
             suspicion: None,
             fallen: None,

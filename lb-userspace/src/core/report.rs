@@ -77,6 +77,7 @@ impl Core {
             services: self.services.values().map(service_status).collect(),
             notices: self.notices.clone(),
             packets: PacketStatus::default(),
+            flows: self.flow_table.status,
         }
     }
 
@@ -86,6 +87,11 @@ impl Core {
             let number = self.backend(&id)?.number;
             Some((id, number))
         })
+    }
+
+    /// The numbers of all backends, in the order of [`Core::status`].
+    pub fn numbers(&self) -> Vec<u16> {
+        self.services.values().flat_map(|s| s.backends.values().map(|b| b.number)).collect()
     }
 
     /// The name of a backend, by its number in the tables.
@@ -182,6 +188,7 @@ fn service_status(service: &Service) -> ServiceStatus {
                 tracked_flows: backend.tracked.into(),
             })
             .collect(),
+        slots: service.ring.counts(),
         backends: service
             .backends
             .values()

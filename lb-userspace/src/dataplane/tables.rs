@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, MapInfo},
 };
-use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason};
+use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason, steer::Stage};
 
 use super::{
     TablesId,
@@ -18,7 +18,7 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 7] = [
+pub const MAPS: [(&str, u32); 8] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -26,6 +26,7 @@ pub const MAPS: [(&str, u32); 7] = [
     ("HALF_OPEN", 16),
     ("BACKEND_COUNTERS", 32),
     ("REASON_COUNTERS", 8),
+    ("RECORD_COUNTERS", 24),
 ];
 
 /// A set of tables in the kernel, mapped and ready.
@@ -36,7 +37,7 @@ pub struct Tables {
     /// The records of flows.
     pub records: Arc<Records>,
     /// What the program counts.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
 }
 
 impl Tables {
@@ -53,11 +54,12 @@ impl Tables {
         let _ebpf = load(object, id, bpf_dir, Ingress::NONE)?;
         check(&directory, id.limits, &MAPS)?;
         let mapped = map_arrays(&directory, id.limits)?;
-        let counters = Counters::new(
+        let counters = Arc::new(Counters::new(
             pinned(&directory, "BACKEND_COUNTERS")?,
             pinned(&directory, "REASON_COUNTERS")?,
-        )?;
-        let records = Arc::new(Records::open(id, bpf_dir)?);
+            pinned(&directory, "RECORD_COUNTERS")?,
+        )?);
+        let records = Arc::new(Records::open(id, bpf_dir, Arc::clone(&counters))?);
         Ok(Self { mapped: Arc::new(mapped), records, counters })
     }
 
@@ -182,6 +184,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         // Openings wait here for their flow's next packet, a round trip at most.
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
+        "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,
     }
 }
