@@ -103,7 +103,7 @@ impl Daemon {
     pub(super) async fn stop(mut self) {
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
         self.publish(EventKind::Stopped, None);
-        self.edges.saver.save_now(&self.state());
+        self.edges.saver.save_now(self.state());
         let _ = self.shutdown.send(true);
         for server in self.servers {
             // The servers end by themselves; one that does not has its connections cut.
@@ -241,7 +241,7 @@ impl Daemon {
                 // Places are kept before they are used, states after the tables are right.
                 Action::Persist if position == 0 => {
                     let state = self.state();
-                    tokio::task::block_in_place(|| self.edges.saver.save_now(&state));
+                    tokio::task::block_in_place(|| self.edges.saver.save_now(state));
                 }
                 Action::Persist => persist = true,
                 Action::Targets => wanted = true,
@@ -262,7 +262,7 @@ impl Daemon {
             self.edges.resolver.watch(self.core.addresses());
         }
         if persist {
-            self.edges.saver.save_soon(&self.state());
+            self.edges.saver.save_soon(self.state());
         }
     }
 

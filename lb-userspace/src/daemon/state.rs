@@ -43,7 +43,8 @@ pub(super) struct Saver {
 }
 
 struct Job {
-    content: Vec<u8>,
+    /// Made into text by the thread that writes: thousands of backends take milliseconds.
+    state: State,
     done: Option<mpsc::Sender<()>>,
 }
 
@@ -152,23 +153,20 @@ impl Saver {
     }
 
     /// Keeps a state soon.
-    pub(super) fn save_soon(&self, state: &State) {
+    pub(super) fn save_soon(&self, state: State) {
         self.send(state, None);
     }
 
     /// Keeps a state, and returns when it is on disk (or when that failed, which is logged).
-    pub(super) fn save_now(&self, state: &State) {
+    pub(super) fn save_now(&self, state: State) {
         let (done, wait) = mpsc::channel();
         self.send(state, Some(done));
         let _ = wait.recv();
     }
 
-    fn send(&self, state: &State, done: Option<mpsc::Sender<()>>) {
-        match serde_json::to_vec_pretty(state) {
-            // The thread ends only with the last sender.
-            Ok(content) => drop(self.jobs.send(Job { content, done })),
-            Err(error) => error!("the state cannot be written: {error}"),
-        }
+    fn send(&self, state: State, done: Option<mpsc::Sender<()>>) {
+        // The thread ends only with the last sender.
+        drop(self.jobs.send(Job { state, done }));
     }
 }
 
@@ -182,7 +180,9 @@ fn write_all(path: &Path, queue: &mpsc::Receiver<Job>, failure: &Mutex<Option<St
             job = next;
             waiting.extend(job.done.take());
         }
-        let outcome = replace(path, &job.content)
+        let content = serde_json::to_vec_pretty(&job.state).map_err(io::Error::other);
+        let outcome = content
+            .and_then(|content| replace(path, &content))
             .map_err(|error| format!("keeping the state in {} failed: {error}", path.display()));
         let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = &outcome
@@ -225,8 +225,8 @@ mod tests {
         let limits = Limits { services: 1, backends: 2, ring_slots: 3, flows: 4 };
         let state = State { tables: Some(TablesId::new(limits, [5, 6])), core: Saved::default() };
         let saver = Saver::start(directory.path()).unwrap();
-        saver.save_soon(&State::default());
-        saver.save_now(&state);
+        saver.save_soon(State::default());
+        saver.save_now(state.clone());
         let (read, notices) = State::load(directory.path()).unwrap();
         assert_eq!((read.tables, read.core), (state.tables, state.core));
         assert_eq!(notices, Vec::<String>::new());
@@ -256,10 +256,10 @@ mod tests {
         let saver = Saver::start(directory.path()).unwrap();
         let obstacle = directory.path().join("state.json.new");
         fs::create_dir(&obstacle).unwrap();
-        saver.save_now(&State::default());
+        saver.save_now(State::default());
         assert!(saver.failure().unwrap().contains("state.json failed"), "{:?}", saver.failure());
         fs::remove_dir(&obstacle).unwrap();
-        saver.save_now(&State::default());
+        saver.save_now(State::default());
         assert_eq!(saver.failure(), None);
     }
 
