@@ -9,6 +9,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod hold;
+mod mutate;
 mod packages;
 mod process;
 mod record;
@@ -46,6 +47,8 @@ enum Command {
     Hold(hold::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
+    /// Leave out each rule of steering in turn, and show that the model notices
+    Mutate,
     /// Run everything that a change must pass
     Ci,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Lab => demo::lab(),
         Command::Hold(arguments) => hold::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Mutate => mutate::run(),
         Command::Ci => ci::run(),
     };
     match outcome {
@@ -106,7 +110,10 @@ mod tests {
             "lab",
             "hold",
             "hold --connections 300 --events kill,restart --json held.json",
-            "bench program --json figures.json",
+            "bench program --json figures.json --plot figures",
+            "bench program --compare main --object /tmp/weir.bpf.o",
+            "bench control",
+            "mutate",
             "ci",
         ] {
             let words = std::iter::once("xtask").chain(line.split(' '));

@@ -174,7 +174,7 @@ impl Daemon {
         }
         if self.unsaved.is_some() {
             // What changed meanwhile is still to be kept.
-            self.edges.saver.save_soon(&self.state());
+            self.edges.saver.save_soon(self.state());
         }
         self.unsaved = unsaved;
     }

@@ -20,20 +20,20 @@ use crate::{
 
 /// Where flows come from and go to: what the frame needs of it is drawn from a flow's number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Traffic {
+pub struct Traffic {
     /// How many flows.
-    pub(super) flows: u32,
+    pub flows: u32,
     /// How many services they are spread over: VIPs that follow each other.
-    pub(super) services: u32,
+    pub services: u32,
     /// The destination port.
-    pub(super) port: u16,
+    pub port: u16,
     /// Which flow comes next.
-    pub(super) order: Order,
+    pub order: Order,
 }
 
 /// Which flow comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub enum Order {
     /// Any.
     Random,
     /// One after the other, each once before any comes again.
@@ -42,7 +42,7 @@ pub(super) enum Order {
 
 /// What the generator calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Target {
+pub enum Target {
     /// The program that does nothing.
     Empty = 0,
     /// The measured program.
@@ -50,7 +50,7 @@ pub(super) enum Target {
 }
 
 /// The first VIP; the others follow it.
-pub(super) const FIRST_VIP: u32 = 0xC633_6400;
+pub const FIRST_VIP: u32 = 0xC633_6400;
 /// The first client's address; each of them has the ports from 1024 on, as many as [`PORTS`].
 const FIRST_CLIENT: u32 = 0x0A40_0000;
 const FIRST_PORT: i32 = 1024;
@@ -61,7 +61,7 @@ const PORTS: u32 = 1 << PORT_BITS;
 
 /// The generator in the kernel, in front of a program.
 #[derive(Debug)]
-pub(super) struct Generator {
+pub struct Generator {
     program: Program,
     state: OwnedFd,
     _targets: OwnedFd,
@@ -93,7 +93,11 @@ struct State {
 
 impl Generator {
     /// Puts a generator in front of a program, with an empty one beside that.
-    pub(super) fn new(empty: BorrowedFd<'_>, measured: BorrowedFd<'_>) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn new(empty: BorrowedFd<'_>, measured: BorrowedFd<'_>) -> Result<Self> {
         const ARRAY: u32 = 2;
         const PROG_ARRAY: u32 = 3;
         let state = sys::create_map(ARRAY, size_of::<State>(), 1).context("the state's map")?;
@@ -107,7 +111,11 @@ impl Generator {
 
     /// Runs a target on so many packets of this traffic. Returns its verdict on the last, and the
     /// nanoseconds that one took on average.
-    pub(super) fn run(
+    ///
+    /// # Errors
+    ///
+    /// If the frame is shorter than 60 bytes, or the kernel refuses.
+    pub fn run(
         &self,
         target: Target,
         traffic: Traffic,

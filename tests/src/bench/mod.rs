@@ -2,7 +2,7 @@
 
 mod case;
 pub mod control;
-mod generator;
+pub mod generator;
 mod program;
 mod report;
 
