@@ -94,12 +94,14 @@ impl Code {
             let instruction = &self.instructions[at];
             let class = instruction.code & 0x07;
             let jumps = matches!(class, 0x05 | 0x06);
-            let target = |offset: i64| usize::try_from(at as i64 + 1 + offset).unwrap();
+            let target = |offset: isize| (at + 1).checked_add_signed(offset).unwrap();
             match instruction.code {
                 0x95 if verdict == Some(XDP_TX) => return true,
                 0x95 => {}
                 0x05 => waiting.push_back((target(instruction.off.into()), verdict)),
-                0x06 => waiting.push_back((target(instruction.imm.into()), verdict)),
+                0x06 => {
+                    waiting.push_back((target(isize::try_from(instruction.imm).unwrap()), verdict));
+                }
                 // A wide load takes two places.
                 0x18 => waiting.push_back((at + 2, verdict)),
                 0x85 => waiting.push_back((at + 1, None)),

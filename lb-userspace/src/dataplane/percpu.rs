@@ -193,13 +193,13 @@ mod tests {
             eprintln!("skipped: kernel maps need root");
             return;
         }
-        const ENTRIES: u32 = 2 * BATCH as u32 + 5;
-        let batched = table(ENTRIES);
+        let entries = u32::try_from(2 * BATCH + 5).expect("a small number");
+        let batched = table(entries);
         assert!(batched.batched, "this kernel has batches");
-        (0..ENTRIES).for_each(|index| set(&batched, index));
+        (0..entries).for_each(|index| set(&batched, index));
         let cpus = batched.cpus as u64;
         let all = batched.sums(usize::MAX).expect("read");
-        let wanted = (0..u64::from(ENTRIES)).map(|n| [n * cpus, 7 * cpus, u64::MAX / 1024 * cpus]);
+        let wanted = (0..u64::from(entries)).map(|n| [n * cpus, 7 * cpus, u64::MAX / 1024 * cpus]);
         assert!(all.iter().copied().eq(wanted), "{all:?}");
         assert_eq!(batched.sums(3).expect("read"), all[..3]);
 

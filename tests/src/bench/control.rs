@@ -66,8 +66,10 @@ fn rings(rounds: usize) -> Result<Vec<Measured>> {
     for round in 0..rounds {
         down.push(timed(&mut program, |core| checks(core, &failing, 3, false))?);
         up.push(timed(&mut program, |core| checks(core, &failing, 2, true))?);
-        let change =
-            BackendChange { weight: Some(2 + round as u16 % 2), ..BackendChange::default() };
+        let change = BackendChange {
+            weight: Some(if round % 2 == 0 { 2 } else { 3 }),
+            ..BackendChange::default()
+        };
         let command = Command::Put { id: backend(8)?, change, expect: Expect::Present };
         let command = |core: &mut Core| core.command(command, now()).map(drop);
         weight.push(timed(&mut program, |core| command(core).map_err(anyhow::Error::msg))?);
@@ -108,8 +110,8 @@ fn sweeps(rounds: usize) -> Result<Vec<Measured>> {
         let walked = cpu_time()?;
         let confirmed = findings.confirmed;
         program.with_core(|core| core.swept(findings, now()));
-        walk.push(milliseconds(walked - start));
-        conclusions.push(milliseconds(cpu_time()? - walked));
+        walk.push(milliseconds(walked.saturating_sub(start)));
+        conclusions.push(milliseconds(cpu_time()?.saturating_sub(walked)));
         ensure!(
             confirmed >= u64::from(RECORDS) * 99 / 100,
             "{confirmed} of {RECORDS} flows are recorded"

@@ -71,9 +71,9 @@ pub struct Generator {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
-    /// From which the next flow's number is drawn: state × `multiplier` + `step`, of which the
+    /// From which the next flow's number is drawn: times `multiplier` + `step`, of which the
     /// upper half, scaled, is the number.
-    state: u64,
+    drawn: u64,
     multiplier: u64,
     step: u64,
     flows: u64,
@@ -122,14 +122,17 @@ impl Generator {
         frame: &[u8],
         packets: u32,
     ) -> Result<(u32, f64)> {
-        ensure!(frame.len() >= FRAME_BYTES, "a frame has {FRAME_BYTES} bytes at least");
+        ensure!(
+            frame.len() >= usize::from(FRAME_BYTES),
+            "a frame has {FRAME_BYTES} bytes at least"
+        );
         self.set(&State::new(target, traffic))?;
         // Draws the first flow; the frame's own is sent meanwhile.
         sys::test_run(self.program.fd(), frame, 1)?;
         let start = cpu_time()?;
         let verdict = sys::test_run(self.program.fd(), frame, packets)?;
         // The kernel's own figure is cut to whole nanoseconds, and has in it who else ran.
-        Ok((verdict, (cpu_time()? - start).as_nanos() as f64 / f64::from(packets)))
+        Ok((verdict, cpu_time()?.saturating_sub(start).as_nanos() as f64 / f64::from(packets)))
     }
 
     fn set(&self, state: &State) -> Result<()> {
@@ -155,7 +158,7 @@ impl State {
         let Traffic { flows, services, port, order } = traffic;
         // Of one flow, 2^64, which is none: its number is 0 whatever is drawn.
         let each = (u64::MAX / u64::from(flows)).wrapping_add(1);
-        let (state, multiplier, step) = match order {
+        let (drawn, multiplier, step) = match order {
             // Knuth's linear congruential generator.
             Order::Random => {
                 (0x9E37_79B9_7F4A_7C15, 6_364_136_223_846_793_005, 1_442_695_040_888_963_407)
@@ -165,7 +168,7 @@ impl State {
         };
         let [a, b, c, d, e, f] = OWN_MAC;
         Self {
-            state,
+            drawn,
             multiplier,
             step,
             flows: flows.into(),
@@ -180,13 +183,25 @@ impl State {
 }
 
 /// An Ethernet, an IPv4 and a TCP header, padded.
-const FRAME_BYTES: usize = 60;
+const FRAME_BYTES: u8 = 60;
 
 /// Offset of a field of [`State`].
 macro_rules! field {
     ($name:ident) => {
-        std::mem::offset_of!(State, $name) as i16
+        const { offset(std::mem::offset_of!(State, $name)) }
     };
+}
+
+const fn offset(bytes: usize) -> i16 {
+    assert!(bytes < size_of::<State>(), "a field lies in its struct");
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "the struct has less than a hundred bytes"
+    )]
+    {
+        bytes as i16
+    }
 }
 
 /// The program. Register 6 keeps the context, 7 the state, 8 the frame.
@@ -201,7 +216,7 @@ fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
         op(0x61, 8, 1, 0, 0), // r8 = (u32) data
         op(0x61, 3, 1, 4, 0), // r3 = (u32) data_end
         op(0xbf, 2, 8, 0, 0),
-        op(0x07, 2, 0, 0, FRAME_BYTES as i32),
+        op(0x07, 2, 0, 0, FRAME_BYTES.into()),
         op(0xbd, 2, 3, 2, 0), // a frame that is long enough goes on
         op(0xb7, 0, 0, 0, 0),
         op(0x95, 0, 0, 0, 0),
@@ -220,12 +235,12 @@ fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
     ]);
     // The next flow's number, in register 4.
     code.extend([
-        load(4, 7, field!(state)),
+        load(4, 7, field!(drawn)),
         load(5, 7, field!(multiplier)),
         op(0x2f, 4, 5, 0, 0), // r4 *= r5
         load(5, 7, field!(step)),
         op(0x0f, 4, 5, 0, 0), // r4 += r5
-        op(0x7b, 7, 4, field!(state), 0),
+        op(0x7b, 7, 4, field!(drawn), 0),
         op(0x77, 4, 0, 0, 32), // r4 >>= 32
         load(5, 7, field!(flows)),
         op(0x2f, 4, 5, 0, 0),
@@ -277,9 +292,9 @@ mod tests {
     use super::*;
 
     /// What the program computes, in Rust.
-    fn numbers(state: &mut State) -> u64 {
-        state.state = state.state.wrapping_mul(state.multiplier).wrapping_add(state.step);
-        ((state.state >> 32) * state.flows) >> 32
+    fn number(state: &mut State) -> usize {
+        state.drawn = state.drawn.wrapping_mul(state.multiplier).wrapping_add(state.step);
+        usize::try_from(((state.drawn >> 32) * state.flows) >> 32).unwrap()
     }
 
     #[test]
@@ -289,7 +304,7 @@ mod tests {
             let mut state = State::new(Target::Empty, traffic);
             for round in 0..2 {
                 let mut met = vec![false; flows as usize];
-                (0..flows).for_each(|_| met[numbers(&mut state) as usize] = true);
+                (0..flows).for_each(|_| met[number(&mut state)] = true);
                 assert!(met.iter().all(|met| *met), "{flows} flows, round {round}");
             }
         }
@@ -300,7 +315,7 @@ mod tests {
         let traffic = Traffic { flows: PORTS, services: 1, port: 80, order: Order::Random };
         let mut state = State::new(Target::Empty, traffic);
         let mut met = vec![0_u32; PORTS as usize];
-        (0..20 * PORTS).for_each(|_| met[numbers(&mut state) as usize] += 1);
+        (0..20 * PORTS).for_each(|_| met[number(&mut state)] += 1);
         assert!(met.iter().all(|times| (1..60).contains(times)), "{met:?}");
     }
 }
