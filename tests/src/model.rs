@@ -21,8 +21,9 @@ use lb_common::{
     },
     reason::Reason,
     slot::Slot,
-    steer::{self, Flows, Parameters, Stage, Tables},
+    steer::{self, Flows, Parameters, Stage, Tables, Why},
 };
+use rand::Rng;
 use weir::core::{
     maglev::{self, Candidate},
     ring::{Recorded, Ring},
@@ -36,7 +37,8 @@ pub const FLOWS: u16 = 40;
 /// Slots: few, so that flows share them. A prime, as Maglev wants it.
 const SLOTS: u32 = 13;
 /// The idle time-out.
-const IDLE: Duration = Duration::from_secs(20);
+/// Longer than a closed flow is remembered, so that what is wrong with that shows.
+const IDLE: Duration = Duration::from_secs(150);
 
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub enum Event {
     Up(u16),
     /// A backend dies: its flows are lost.
     Die(u16),
+    /// The same, seen by packets before its slots are others'.
+    Fall(u16),
     /// A backend takes no new flows and keeps its old ones.
     Drain(u16),
     /// A backend's weight.
@@ -61,6 +65,26 @@ pub enum Event {
     Sweep,
     /// The controller is killed, and another takes the tables over.
     Restart,
+}
+
+impl Event {
+    /// Any event, each kind as often as histories need it.
+    pub fn random(random: &mut impl Rng) -> Self {
+        let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
+        match random.random_range(0..84) {
+            0..12 => Self::Open(flow),
+            12..52 => Self::Data(flow),
+            52..56 => Self::Close(flow),
+            56..66 => Self::Pass(random.random_range(1..60)),
+            66..69 => Self::Up(backend),
+            69..71 => Self::Die(backend),
+            71 => Self::Fall(backend),
+            72..74 => Self::Drain(backend),
+            74..77 => Self::Weight(backend, random.random_range(0..4)),
+            77..83 => Self::Sweep,
+            _ => Self::Restart,
+        }
+    }
 }
 
 /// Where every event is repeated, and whose answers must be the model's.
@@ -92,6 +116,9 @@ pub struct World {
     backends: Vec<Server>,
     clients: Vec<Client>,
     udp: bool,
+    /// Whether a backend fell and its slots are still its own. The controller does nothing else
+    /// before it has given them to others.
+    fallen: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +170,7 @@ impl World {
             backends: vec![server; usize::from(BACKENDS)],
             clients: vec![Client::default(); usize::from(FLOWS)],
             udp,
+            fallen: false,
         };
         mirror.slots(&world.ring.indexed());
         for number in 0..3 {
@@ -158,6 +186,14 @@ impl World {
     ///
     /// [`Broken`]: what was promised and what happened.
     pub fn happen(&mut self, event: Event, mirror: &mut impl Mirror) -> Result<(), Broken> {
+        let by_controller = !matches!(
+            event,
+            Event::Open(_) | Event::Data(_) | Event::Close(_) | Event::Pass(_) | Event::Fall(_)
+        );
+        if self.fallen && by_controller {
+            self.fallen = false;
+            self.give(mirror);
+        }
         match event {
             Event::Open(flow) => return self.open(flow, mirror),
             Event::Data(flow) => return self.data(flow, false, mirror),
@@ -175,9 +211,12 @@ impl World {
                 self.give(mirror);
             }
             Event::Die(number) => {
-                let next = |life: Life| Life::new(life.number().wrapping_add(1), false, false);
-                self.set_life(number, next, mirror);
+                self.fall(number, mirror);
                 self.give(mirror);
+            }
+            Event::Fall(number) => {
+                self.fall(number, mirror);
+                self.fallen = true;
             }
             Event::Weight(number, weight) => {
                 self.backends[usize::from(number)].weight = weight;
@@ -205,7 +244,7 @@ impl World {
             self.clients[usize::from(flow)] = Client::default();
             return Ok(());
         };
-        if !self.udp && !retransmitted && !self.life(number).takes_new() {
+        if !self.udp && !retransmitted && !self.fallen && !self.life(number).takes_new() {
             return Err(Broken(format!("flow {flow} opens to {number}, which takes no new flows")));
         }
         // An opening packet sent again opens the flow again, maybe elsewhere: nothing was
@@ -222,7 +261,7 @@ impl World {
         if self.clients[usize::from(flow)].last.is_none() {
             return Ok(());
         }
-        let Ok(number) = self.send(flow, false, closes, mirror)? else {
+        let Ok(number) = self.send(flow, false, closes && !self.udp, mirror)? else {
             // Nobody is there: the client gives up.
             self.expect_nobody(flow)?;
             self.clients[usize::from(flow)] = Client::default();
@@ -251,7 +290,13 @@ impl World {
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
             flags: flags(opens, closes),
         };
-        let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| way.number);
+        let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| (way.number, way.why));
+        if let Ok((number, why @ (Why::Recorded | Why::MovingPrior))) = way
+            && !self.life(number).lives()
+        {
+            return Err(Broken(format!("flow {flow}: {why:?} leads to {number}, which is dead")));
+        }
+        let way = way.map(|(number, _)| number);
         match mirror.packet(&packet) {
             Some(mirrored) if mirrored != way => {
                 Err(Broken(format!("flow {flow}: the model says {way:?}, the mirror {mirrored:?}")))
@@ -286,6 +331,13 @@ impl World {
     }
 
     fn remember(&mut self, flow: u16, number: u16) {
+        if self.fallen {
+            // Where the dead had been, a packet may reach anyone: nothing follows from it.
+            if self.claim(flow) != Some(number) {
+                self.clients[usize::from(flow)] = Client::default();
+            }
+            return;
+        }
         let life = self.life(number).number();
         self.clients[usize::from(flow)].last = Some((number, life, self.tables.now.get()));
     }
@@ -301,6 +353,14 @@ impl World {
         self.backends[usize::from(number)].life = life;
         self.tables.backends[usize::from(number)].life.store(life.0);
         mirror.life(number, life);
+    }
+
+    fn fall(&mut self, number: u16, mirror: &mut impl Mirror) {
+        self.set_life(
+            number,
+            |life| Life::new(life.number().wrapping_add(1), false, false),
+            mirror,
+        );
     }
 
     fn give(&mut self, mirror: &mut impl Mirror) {

@@ -397,7 +397,67 @@ pub(crate) fn find_binary() -> Result<PathBuf> {
     // A program is in target/PROFILE, a test one below, in deps.
     let running = env::current_exe().context("find the running program")?;
     let mut candidates = running.ancestors().skip(1).take(2).map(|place| place.join("weir"));
-    candidates.find(|path| path.is_file()).with_context(|| {
-        format!("no `weir` beside {}: run `cargo build -p lb-userspace`", running.display())
-    })
+    let binary = candidates.find(|path| path.is_file()).with_context(|| {
+        format!("no `weir` beside {}: run `cargo build --bin weir`", running.display())
+    })?;
+    refuse_stale(&binary)?;
+    Ok(binary)
+}
+
+/// Cargo builds the tests without the daemon that they start; one that is older than its sources
+/// would pass or fail for what is not there any more.
+fn refuse_stale(binary: &Path) -> Result<()> {
+    // Cargo's list of what it was built from, as a rule of a makefile.
+    let Ok(rule) = fs::read_to_string(binary.with_extension("d")) else { return Ok(()) };
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    let built = modified(binary).with_context(|| format!("look at {}", binary.display()))?;
+    let newer = sources(&rule).find(|source| modified(source).is_ok_and(|time| time > built));
+    ensure!(
+        newer.is_none(),
+        "{} is older than {}: run `cargo build --bin weir`, or the tests by `cargo xtask test`",
+        binary.display(),
+        newer.unwrap_or_default().display()
+    );
+    Ok(())
+}
+
+/// The files behind the colon; a space in a name stands behind a backslash.
+fn sources(rule: &str) -> impl Iterator<Item = PathBuf> {
+    const SPACE: &str = "\u{1}";
+    let files = rule.split_once(": ").map_or("", |(_, files)| files).replace("\\ ", SPACE);
+    let paths: Vec<PathBuf> =
+        files.split_whitespace().map(|path| path.replace(SPACE, " ").into()).collect();
+    paths.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_off_cargos_rule() {
+        let paths: Vec<_> = sources("/t/weir: /s/a.rs /s/two\\ words.rs\n").collect();
+        assert_eq!(paths, [Path::new("/s/a.rs"), Path::new("/s/two words.rs")]);
+        assert_eq!(sources("").count(), 0);
+    }
+
+    #[test]
+    fn a_daemon_older_than_its_sources_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [binary, source] = ["weir", "a.rs"].map(|name| folder.path().join(name));
+        for file in [&binary, &source] {
+            fs::write(file, "").unwrap();
+        }
+        fs::write(binary.with_extension("d"), format!("weir: {}\n", source.display())).unwrap();
+        let set = |path: &Path, seconds| {
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        set(&binary, 2_000);
+        set(&source, 1_000);
+        refuse_stale(&binary).unwrap();
+        set(&source, 3_000);
+        let error = refuse_stale(&binary).unwrap_err().to_string();
+        assert!(error.contains("a.rs") && error.contains("cargo build"), "{error}");
+    }
 }

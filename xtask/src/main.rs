@@ -11,6 +11,7 @@ mod ci;
 mod demo;
 mod failover;
 mod hold;
+mod mutate;
 mod packages;
 mod process;
 mod record;
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run something on another kernel, in a virtual machine
     Vm(vm::Arguments),
+    /// Leave out each rule of steering in turn, and show that the model notices
+    Mutate,
     /// Run everything that a change must pass
     Ci,
     /// What a virtual machine runs to find out what its kernel can do
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Failover(arguments) => failover::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Mutate => mutate::run(),
         Command::Ci => ci::run(),
         Command::KernelFeatures(arguments) => vm::guest::features(&arguments),
     };
@@ -122,11 +126,14 @@ mod tests {
             "failover",
             "failover --interval 100ms --runs 3 --events stop,kill --systems keepalived",
             "failover --json gaps.json",
-            "bench program --json figures.json",
             "bench pktgen --json figures.json --kernel newest",
             "vm",
             "vm --kernel newest -- uname -r",
             "test vm --kernel 6.1 --kernel 5.10",
+            "bench program --json figures.json --plot figures",
+            "bench program --compare main --object /tmp/weir.bpf.o",
+            "bench control",
+            "mutate",
             "ci",
         ] {
             let words = std::iter::once("xtask").chain(line.split(' '));

@@ -16,6 +16,8 @@ use lb_common::{
     slot::{Prior, Slot},
 };
 
+use super::SlotsStatus;
+
 /// How much longer than an idle time-out a slot moves, and a record is kept: the kernel stamps
 /// records in whole seconds, and its clock and ours are read at different moments.
 pub const MARGIN: Duration = Duration::from_secs(2);
@@ -27,6 +29,8 @@ pub struct Ring {
     slots: Vec<Slot>,
     /// How many slots are not settled.
     unsettled: u32,
+    /// How many of those are moving.
+    moving: u32,
     /// Since when a slot that is not settled is in its state. A flat table, since it is written
     /// between a fault and its repair; empty while every slot is settled.
     since: Vec<Duration>,
@@ -51,15 +55,16 @@ impl Ring {
     /// A ring that nobody owns.
     pub fn new(span: RingSpan) -> Self {
         let slots = vec![Slot::settled(Slot::NONE); span.length as usize];
-        Self { span, slots, unsettled: 0, since: Vec::new(), digest: None }
+        Self { span, slots, unsettled: 0, moving: 0, since: Vec::new(), digest: None }
     }
 
     /// A ring as an earlier run left it. What it remembers is remembered for another full time.
     pub fn adopt(span: RingSpan, slots: Vec<Slot>, now: Duration) -> Self {
-        let unsettled: u32 =
-            (0..).zip(&slots).filter(|(_, slot)| !slot.is_settled()).map(|_| 1u32).sum();
+        let count = |is: fn(Slot) -> bool| slots.iter().map(|slot| u32::from(is(*slot))).sum();
+        let unsettled = count(|slot| !slot.is_settled());
+        let moving = count(is_moving);
         let since = if unsettled > 0 { vec![now; slots.len()] } else { Vec::new() };
-        Self { span, slots, unsettled, since, digest: None }
+        Self { span, slots, unsettled, moving, since, digest: None }
     }
 
     /// Its part of the ring map.
@@ -77,11 +82,13 @@ impl Ring {
         (self.span.base..).zip(self.slots.iter().copied()).collect()
     }
 
-    /// How many slots are settled, moving, and with exceptions.
-    pub fn counts(&self) -> [u32; 3] {
-        let moving = self.unsettled().filter(|(_, slot)| matches!(slot.prior(), Prior::Moving(_)));
-        let moving: u32 = moving.map(|_| 1).sum();
-        [self.span.length - self.unsettled, moving, self.unsettled - moving]
+    /// How many slots are in which state.
+    pub fn counts(&self) -> SlotsStatus {
+        SlotsStatus {
+            settled: self.span.length - self.unsettled,
+            moving: self.moving,
+            exceptions: self.unsettled - self.moving,
+        }
     }
 
     /// Whether any slot remembers anything.
@@ -197,6 +204,8 @@ impl Ring {
     fn set(&mut self, position: u32, slot: Slot, now: Duration) {
         self.digest = None;
         let old = std::mem::replace(&mut self.slots[position as usize], slot);
+        self.moving += u32::from(is_moving(slot));
+        self.moving -= u32::from(is_moving(old));
         match (old.is_settled(), slot.is_settled()) {
             (true, false) => self.unsettled += 1,
             (false, true) => self.unsettled -= 1,
@@ -209,6 +218,10 @@ impl Ring {
             self.since[position as usize] = now;
         }
     }
+}
+
+fn is_moving(slot: Slot) -> bool {
+    matches!(slot.prior(), Prior::Moving(_))
 }
 
 /// Whether no flow of a slot is recorded for another backend than its owner.

@@ -59,6 +59,17 @@ pub struct Findings {
     pub half_open: u64,
     /// How many stay of the others.
     pub confirmed: u64,
+    /// How many were lost since the daemon's start.
+    pub lost: Lost,
+}
+
+/// Records that a full table gave up for newer ones, or did not take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Of those whose opening packet alone was seen.
+    pub half_open: u64,
+    /// Of the others.
+    pub confirmed: u64,
 }
 
 impl Core {
@@ -89,7 +100,7 @@ impl Core {
 
     /// Whether any slot remembers anything, any backend drains, or records are left.
     fn is_restless(&self) -> bool {
-        self.recorded_flows != (0, 0)
+        !self.flow_table.is_empty()
             || self.services.values().any(|service| {
                 !service.ring.is_settled()
                     || !service.leaving.is_empty()
@@ -99,7 +110,7 @@ impl Core {
 
     /// A sweep has ended: slots settle, drains end.
     pub fn swept(&mut self, findings: Findings, now: Now) {
-        self.recorded_flows = (findings.half_open, findings.confirmed);
+        self.actions.extend(self.flow_table.swept(&findings));
         let mut tracked: HashMap<u16, u32> = HashMap::new();
         for backends in findings.recorded.values() {
             for (number, count) in backends {

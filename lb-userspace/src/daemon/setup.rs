@@ -140,7 +140,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     if let Err(error) = take_over(&mut daemon, earlier.as_ref()) {
         if !adopted {
             // The tables of the run before are still the ones that packets go by.
-            daemon.edges.saver.save_now(&state);
+            daemon.edges.saver.save_now(state);
         }
         return Err(error);
     }

@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod grace;
 mod mapped;
+mod percpu;
 mod recorded;
 mod sweep;
 mod tables;
