@@ -28,6 +28,7 @@ impl Daemon {
             Told::Note(what) => EventKind::VrrpNote { instance, what },
         };
         self.publish(kind, None);
+        self.tell_who_has_the_addresses();
     }
 
     /// Tells VRRP what it follows.
