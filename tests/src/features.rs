@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use weir::{
     config::AttachMode,
     core::{BackendState, EventKind},
-    dataplane::{self, Tables, TablesId, batch::HashTable},
+    dataplane::{self, Ingress, Tables, TablesId, batch::HashTable},
 };
 
 use crate::{
@@ -114,7 +114,7 @@ fn mapped_tables() -> Result<Outcome> {
 fn programs() -> Result<Outcome> {
     let probe = Pinned::new();
     let _tables = probe.tables()?;
-    let mut ebpf = dataplane::load(&object()?, &probe.id, &probe.bpf_dir, 0)?;
+    let mut ebpf = dataplane::load(&object()?, &probe.id, &probe.bpf_dir, Ingress::NONE)?;
     for (name, program) in ebpf.programs_mut() {
         let program: &mut Xdp = program.try_into()?;
         program.load().with_context(|| format!("loading {name}"))?;
