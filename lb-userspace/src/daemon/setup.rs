@@ -132,7 +132,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     take_over(&mut daemon, earlier.as_ref()).inspect_err(|_| {
         if !adopted {
             // The tables of the run before are still the ones that packets go by.
-            daemon.edges.saver.save_now(state);
+            daemon.edges.saver.save_now(state.clone());
         }
     })?;
     remains.kept = true;
