@@ -15,6 +15,7 @@
 //! | `FLOW_NEWS_LOST` | `u64`, a CPU | none, unless that is full |
 //! | `BACKEND_COUNTERS` | [`BackendCounters`], a CPU | one a forwarded packet |
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
+//! | `RECORD_COUNTERS` | [`RecordCounters`], a CPU | one a flow that is recorded or dropped |
 
 use crate::{
     hash::{SPREAD_SHIFT, mix, spread},
@@ -488,6 +489,19 @@ pub struct BackendCounters {
     pub new_flows: u64,
 }
 
+/// What became of the records of one [`Stage`](crate::steer::Stage) on one CPU. What was kept, less
+/// what was forgotten, here or by the controller, less what is there, was pushed out.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecordCounters {
+    /// Records made.
+    pub kept: u64,
+    /// Records dropped by the program.
+    pub forgotten: u64,
+    /// Records that the table did not take.
+    pub refused: u64,
+}
+
 const _: () = assert!(size_of::<ServiceEntry>() == 32);
 const _: () = assert!(size_of::<ServiceBucket>() == 64);
 const _: () = assert!(size_of::<RingLine>() == 64);
@@ -498,3 +512,4 @@ const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<FlowRecord>() == 16);
 const _: () = assert!(size_of::<FlowNews>() == 40);
 const _: () = assert!(size_of::<BackendCounters>() == 32);
+const _: () = assert!(size_of::<RecordCounters>() == 24);

@@ -56,7 +56,7 @@ pub trait Flows: Tables {
     fn now(&self) -> u32;
     /// The record of a flow.
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Self::Record<'_>>;
-    /// Records a flow. A full table gives up an older record.
+    /// Records a flow that is not recorded. A full table gives up an older record.
     fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord);
     /// Drops the record of a flow.
     fn forget(&self, stage: Stage, key: &FlowKey);
@@ -68,12 +68,18 @@ pub trait Flows: Tables {
 
 /// Which table a record is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Stage {
     /// Only the opening packet was seen. A table of their own, so that a flood of openings can
     /// push out other openings and nothing else.
     HalfOpen,
     /// A later packet was seen.
     Confirmed,
+}
+
+impl Stage {
+    /// Both, in the order of their counters.
+    pub const ALL: [Self; 2] = [Self::HalfOpen, Self::Confirmed];
 }
 
 /// What is fixed when the program is loaded. The kernel program loads each where it is used, which

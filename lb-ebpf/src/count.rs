@@ -1,6 +1,6 @@
 //! Counting on this CPU's own lines: no atomics, no sharing.
 
-use lb_common::reason::Reason;
+use lb_common::{reason::Reason, steer::Stage};
 
 use crate::maps;
 
@@ -30,5 +30,28 @@ pub(crate) fn forwarded(backend: u16, bytes: usize, opens: bool, redirected: boo
     counters.bytes += bytes as u64;
     if opens {
         counters.new_flows += 1;
+    }
+}
+
+/// Counts a flow that was recorded, or that its table did not take.
+#[inline(always)]
+pub(crate) fn kept(stage: Stage, taken: bool) {
+    if let Some(counters) = maps::record_counters(stage) {
+        // SAFETY: as in `refused`.
+        let counters = unsafe { &mut *counters };
+        if taken {
+            counters.kept += 1;
+        } else {
+            counters.refused += 1;
+        }
+    }
+}
+
+/// Counts a record that was dropped.
+#[inline(always)]
+pub(crate) fn forgotten(stage: Stage) {
+    if let Some(counters) = maps::record_counters(stage) {
+        // SAFETY: as in `refused`.
+        unsafe { (*counters).forgotten += 1 };
     }
 }

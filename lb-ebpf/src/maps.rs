@@ -10,13 +10,15 @@ use aya_ebpf::{
 use lb_common::{
     hash::Seed,
     layout::{
-        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Load, RingLine,
-        Rotation, ServiceBucket,
+        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Load, RecordCounters,
+        RingLine, Rotation, ServiceBucket,
     },
     reason::Reason,
     slot::Slot,
     steer::{Constants, Flows, Stage, Tables, line_of},
 };
+
+use crate::count;
 
 /// `BPF_F_MMAPABLE`: the controller writes these tables through a mapping.
 const MAPPED: usize = 1 << 10;
@@ -46,6 +48,8 @@ static ANSWER: Array<Answer, 1> = Array::new();
 static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static RECORD_COUNTERS: PerCpuArray<RecordCounters, { Stage::ALL.len() }> = PerCpuArray::new();
 
 /// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
 #[unsafe(no_mangle)]
@@ -152,10 +156,11 @@ impl Flows for KernelTables {
     fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {
         // An error means that even the oldest record is in use by another CPU at this moment: the
         // flow's next packet tries again.
-        let _ = match stage {
+        let outcome = match stage {
             Stage::HalfOpen => HALF_OPEN.insert(key, record, 0),
             Stage::Confirmed => FLOWS.insert(key, record, 0),
         };
+        count::kept(stage, outcome.is_ok());
         if TELLS.load() != 0 {
             let kind = match stage {
                 Stage::HalfOpen => FlowNews::OPENING,
@@ -169,11 +174,14 @@ impl Flows for KernelTables {
 
     #[inline(always)]
     fn forget(&self, stage: Stage, key: &FlowKey) {
-        // An error means that it is gone already.
-        let _ = match stage {
+        let outcome = match stage {
             Stage::HalfOpen => HALF_OPEN.remove(key),
             Stage::Confirmed => FLOWS.remove(key),
         };
+        // An error means that it is gone already.
+        if outcome.is_ok() {
+            count::forgotten(stage);
+        }
         // A half-open record goes when a confirmed one takes its place, which is told.
         if TELLS.load() != 0 && matches!(stage, Stage::Confirmed) {
             tell_of_flow(&FlowNews::new(*key, 0, 0, 0, FlowNews::FORGOTTEN));
@@ -221,4 +229,10 @@ pub(crate) fn backend_counters(number: u16) -> Option<*mut BackendCounters> {
 #[inline(always)]
 pub(crate) fn reason_counter(reason: Reason) -> Option<*mut u64> {
     REASON_COUNTERS.get_ptr_mut(reason as u32)
+}
+
+/// This CPU's counters of a table of records.
+#[inline(always)]
+pub(crate) fn record_counters(stage: Stage) -> Option<*mut RecordCounters> {
+    RECORD_COUNTERS.get_ptr_mut(stage as u32)
 }

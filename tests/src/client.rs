@@ -86,6 +86,15 @@ impl Client {
         &self.namespace
     }
 
+    /// Forgets the MAC addresses of its neighbours, so that it asks for them anew.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn forget_neighbours(&self) -> Result<()> {
+        self.namespace.run(&["ip", "neighbour", "flush", "dev", "eth0"]).map(drop)
+    }
+
     /// Gets a URL with curl.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
+    sync::Arc,
     thread,
 };
 
@@ -121,7 +122,7 @@ impl Lab {
     ///
     /// There is none of that role.
     pub fn unplug(&self, role: &str) -> Result<()> {
-        self.set_ports(role, "down")
+        self.at_ports(role, |plug| plug.turn("down"))
     }
 
     /// Plugs a machine's cables in again.
@@ -130,13 +131,40 @@ impl Lab {
     ///
     /// As for [`Lab::unplug`].
     pub fn plug(&self, role: &str) -> Result<()> {
-        self.set_ports(role, "up")
+        self.at_ports(role, |plug| plug.turn("up"))
     }
 
-    fn set_ports(&self, role: &str, state: &str) -> Result<()> {
+    /// Makes a machine as silent as one without power: nothing leaves its cables or comes in by
+    /// them. It goes on and keeps its carrier, so it does not notice, and nobody is told.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lab::unplug`].
+    pub fn power_off(&self, role: &str) -> Result<()> {
+        self.at_ports(role, Plug::leave)
+    }
+
+    /// Ends a [`power_off`](Lab::power_off). What ran on the machine, ran on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lab::unplug`].
+    pub fn power_on(&self, role: &str) -> Result<()> {
+        self.at_ports(role, Plug::join)
+    }
+
+    /// The switch's ends of the balancers' cables to the front network, with the balancers' roles.
+    pub(crate) fn front_ports(&self) -> impl Iterator<Item = (String, Arc<str>)> {
+        let balancers = self.balancers.iter().map(Balancer::namespace);
+        let ports = balancers.flat_map(|balancer| {
+            self.plugs.iter().filter(|plug| plug.is_front() && plug.role == balancer.role())
+        });
+        ports.map(|plug| (plug.port.clone(), plug.role.as_str().into()))
+    }
+
+    fn at_ports(&self, role: &str, command: impl Fn(&Plug) -> String) -> Result<()> {
         let ports = self.plugs.iter().filter(|plug| plug.role == role);
-        let lines: Vec<_> =
-            ports.map(|plug| format!("link set dev {} {state}", plug.port)).collect();
+        let lines: Vec<_> = ports.map(command).collect();
         ensure!(!lines.is_empty(), "the lab has no machine {role}");
         self.bridge.ip(&lines)
     }
@@ -224,9 +252,10 @@ impl LabBuilder {
                 .cloned()
                 .with_context(|| format!("the lab lacks {role}"))
         };
-        let balancers = topology.balancer_roles().map(|role| {
+        let balancers = topology.balancer_roles().zip(topology.balancer_addresses());
+        let balancers = balancers.map(|(role, addresses)| {
             let pins = remains.name.bpf_directory(&role);
-            Ok(Balancer::new(named(&role)?, topology.two_networks, pins))
+            Ok(Balancer::new(named(&role)?, addresses, topology.two_networks, pins))
         });
         Ok(Lab {
             client: Client::new(named("client")?, topology::CLIENT4),

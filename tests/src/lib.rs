@@ -19,36 +19,47 @@
 //! [`backend`], [`client`] and [`weir`] are what runs in it; [`mod@hold`] keeps connections open
 //! through what happens to them; [`xdp`] makes veth pairs carry what XDP programs send. Without a
 //! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
+//! [`features`] tells what of Weir this kernel can do; [`pktgen`] measures beside what else forwards.
 
 pub mod backend;
 pub mod bench;
 pub mod client;
+pub mod failover;
+pub mod features;
 pub mod hold;
 mod http;
+pub mod keepalived;
 pub mod lab;
 mod line;
 pub mod model;
 pub mod namespace;
 mod nginx;
 mod observe;
+pub mod pktgen;
 pub mod process;
 pub mod program;
 mod requirements;
+pub mod router;
+pub mod sniffer;
 mod sweep;
 mod sys;
 pub mod tally;
 mod topology;
+pub mod tshark;
 mod udp;
+pub mod vrrp;
 pub mod weir;
 pub mod xdp;
 
 pub use crate::{
     backend::Backend,
     client::{Client, Response, Traffic, WrkReport},
+    keepalived::Keepalived,
     lab::{Lab, LabBuilder},
     namespace::Namespace,
     process::Process,
     requirements::require_root,
+    router::{Pair, Router, WeirRouter},
     tally::Tally,
     weir::{Balancer, Service, Weir},
 };

@@ -22,15 +22,16 @@ use lb_common::{
     },
     reason::Reason,
     slot::Slot,
-    steer::{self, Flows, Parameters, Stage, Tables},
+    steer::{self, Flows, Parameters, Stage, Tables, Why},
 };
+use rand::Rng;
 use weir::core::{
     Write,
     maglev::{self, Candidate},
     places::Place,
     ring::{Ring, Tracking},
     rotation,
-    sweep::{self, Findings, Swept},
+    sweep::{self, Findings, Staying, Swept},
 };
 
 /// How many backends a world has, up or not.
@@ -40,7 +41,8 @@ pub const FLOWS: u16 = 40;
 /// Slots: few, so that flows share them. A prime, as Maglev wants it.
 const SLOTS: u32 = 13;
 /// The idle time-out.
-const IDLE: Duration = Duration::from_secs(20);
+/// Longer than a closed flow is remembered, so that what is wrong with that shows.
+const IDLE: Duration = Duration::from_secs(150);
 
 /// How the service finds backends for its flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub enum Event {
     Up(u16),
     /// A backend dies: its flows are lost.
     Die(u16),
+    /// The same, seen by packets before its slots are others'.
+    Fall(u16),
     /// A backend takes no new flows and keeps its old ones.
     Drain(u16),
     /// A backend's weight.
@@ -80,6 +84,28 @@ pub enum Event {
     Sweep,
     /// The controller is killed, and another takes the tables over.
     Restart,
+}
+
+impl Event {
+    /// Any event, each kind as often as histories need it.
+    pub fn random(random: &mut impl Rng) -> Self {
+        let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
+        let balances = [Balance::Ring, Balance::Loose, Balance::Turns, Balance::Load];
+        match random.random_range(0..85) {
+            0..12 => Self::Open(flow),
+            12..52 => Self::Data(flow),
+            52..56 => Self::Close(flow),
+            56..66 => Self::Pass(random.random_range(1..60)),
+            66..69 => Self::Up(backend),
+            69..71 => Self::Die(backend),
+            71 => Self::Fall(backend),
+            72..74 => Self::Drain(backend),
+            74..77 => Self::Weight(backend, random.random_range(0..4)),
+            77..83 => Self::Sweep,
+            83 => Self::Balance(balances[random.random_range(0..balances.len())]),
+            _ => Self::Restart,
+        }
+    }
 }
 
 /// Where every event is repeated, and whose answers must be the model's.
@@ -117,6 +143,9 @@ pub struct World {
     backends: Vec<Server>,
     clients: Vec<Client>,
     udp: bool,
+    /// Whether a backend fell and its slots are still its own. The controller does nothing else
+    /// before it has given them to others.
+    fallen: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +209,7 @@ impl World {
             backends: vec![server; usize::from(BACKENDS)],
             clients: vec![Client::default(); usize::from(FLOWS)],
             udp,
+            fallen: false,
         };
         mirror.write(&Write::Slots(world.ring.indexed()));
         for number in 0..3 {
@@ -195,6 +225,14 @@ impl World {
     ///
     /// [`Broken`]: what was promised and what happened.
     pub fn happen(&mut self, event: Event, mirror: &mut impl Mirror) -> Result<(), Broken> {
+        let by_controller = !matches!(
+            event,
+            Event::Open(_) | Event::Data(_) | Event::Close(_) | Event::Pass(_) | Event::Fall(_)
+        );
+        if self.fallen && by_controller {
+            self.fallen = false;
+            self.give(mirror);
+        }
         match event {
             Event::Open(flow) => self.open(flow, mirror)?,
             Event::Data(flow) => self.data(flow, false, mirror)?,
@@ -212,10 +250,13 @@ impl World {
                 self.give(mirror);
             }
             Event::Die(number) => {
-                let next = |life: Life| Life::new(life.number().wrapping_add(1), false, false);
-                self.set_life(number, next, mirror);
+                self.fall(number, mirror);
                 self.loads_hold = false;
                 self.give(mirror);
+            }
+            Event::Fall(number) => {
+                self.fall(number, mirror);
+                self.fallen = true;
             }
             Event::Weight(number, weight) => {
                 self.backends[usize::from(number)].weight = weight;
@@ -241,7 +282,7 @@ impl World {
             self.clients[usize::from(flow)] = Client::default();
             return Ok(());
         };
-        if !self.udp && !retransmitted && !self.life(number).takes_new() {
+        if !self.udp && !retransmitted && !self.fallen && !self.life(number).takes_new() {
             return Err(Broken(format!("flow {flow} opens to {number}, which takes no new flows")));
         }
         // An opening packet sent again opens the flow again, maybe elsewhere: nothing was
@@ -258,7 +299,7 @@ impl World {
         if self.clients[usize::from(flow)].last.is_none() {
             return Ok(());
         }
-        let Ok(number) = self.send(flow, false, closes, mirror)? else {
+        let Ok(number) = self.send(flow, false, closes && !self.udp, mirror)? else {
             // Nobody is there: the client gives up.
             self.expect_nobody(flow)?;
             self.clients[usize::from(flow)] = Client::default();
@@ -287,7 +328,13 @@ impl World {
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
             flags: flags(opens, closes && !self.udp),
         };
-        let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| way.number);
+        let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| (way.number, way.why));
+        if let Ok((number, why @ (Why::Recorded | Why::MovingPrior))) = way
+            && !self.life(number).lives()
+        {
+            return Err(Broken(format!("flow {flow}: {why:?} leads to {number}, which is dead")));
+        }
+        let way = way.map(|(number, _)| number);
         match mirror.packet(&packet) {
             Some(mirrored) if mirrored != way => {
                 Err(Broken(format!("flow {flow}: the model says {way:?}, the mirror {mirrored:?}")))
@@ -328,6 +375,13 @@ impl World {
     }
 
     fn remember(&mut self, flow: u16, number: u16) {
+        if self.fallen {
+            // Where the dead had been, a packet may reach anyone: nothing follows from it.
+            if self.claim(flow) != Some(number) {
+                self.clients[usize::from(flow)] = Client::default();
+            }
+            return;
+        }
         let life = self.life(number).number();
         self.clients[usize::from(flow)].last = Some((number, life, self.tables.now.get()));
     }
@@ -343,6 +397,14 @@ impl World {
         self.backends[usize::from(number)].life = life;
         self.tables.backends[usize::from(number)].life.store(life.0);
         mirror.write(&Write::Life(number, life));
+    }
+
+    fn fall(&mut self, number: u16, mirror: &mut impl Mirror) {
+        self.set_life(
+            number,
+            |life| Life::new(life.number().wrapping_add(1), false, false),
+            mirror,
+        );
     }
 
     fn give(&mut self, mirror: &mut impl Mirror) {
@@ -474,6 +536,7 @@ impl World {
     fn sweep(&mut self, mirror: &mut impl Mirror) {
         let now = self.tables.now.get();
         let mut findings = Findings::default();
+        let mut staying = Vec::new();
         let idle_seconds = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
         let service =
             Swept { idle_seconds, every_flow: self.ring.tracking() == Tracking::EveryFlow };
@@ -486,7 +549,7 @@ impl World {
                 if sweep::is_done(record, slot, life, self.tables.now(), idle_seconds) {
                     done.push(*key);
                 } else {
-                    findings.keep(record, &service);
+                    staying.push(Staying::new(record, &service));
                 }
             }
             for key in &done {
@@ -494,6 +557,7 @@ impl World {
             }
             mirror.forget(stage, &done);
         }
+        findings.take(staying);
         if self.balance == Balance::Load {
             for (number, load) in (0..).zip(&self.tables.loads) {
                 let counted = findings.by_backend.get(&number).map_or(0, |count| count.active);

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::File,
+    net::IpAddr,
     os::fd::OwnedFd,
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -14,7 +15,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    ifaddrs::getifaddrs,
+    sched::{CloneFlags, setns},
+};
 
 use crate::{
     process::{self, Process},
@@ -22,7 +26,7 @@ use crate::{
 };
 
 /// How long a command may take unless told otherwise.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where `ip netns` keeps the names.
 pub(crate) const DIRECTORY: &str = "/run/netns";
@@ -77,7 +81,7 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// It cannot be started, fails, or takes more than ten seconds; with all its output.
+    /// It cannot be started, fails, or takes more than half a minute; with all its output.
     pub fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
         self.run_within(COMMAND_LIMIT, words)
     }
@@ -125,6 +129,23 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
+    }
+
+    /// Whether one of its interfaces has an address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn has_address(&self, wanted: IpAddr) -> Result<bool> {
+        let found = self.enter(|| -> nix::Result<bool> {
+            Ok(getifaddrs()?.filter_map(|interface| interface.address).any(
+                |address| match wanted {
+                    IpAddr::V4(v4) => address.as_sockaddr_in().is_some_and(|a| a.ip() == v4),
+                    IpAddr::V6(v6) => address.as_sockaddr_in6().is_some_and(|a| a.ip() == v6),
+                },
+            ))
+        })?;
+        found.with_context(|| format!("list the addresses of {self}"))
     }
 
     /// Moves the calling thread inside, for good: only for threads that end here.

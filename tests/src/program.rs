@@ -7,6 +7,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     ops::{Deref, DerefMut},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime},
@@ -22,6 +23,8 @@ use weir::{
     core::{Action, Core, HealthReport, NextHop, NextHopReport, Now, saved::Saved},
     dataplane::{self, Ingress, Tables, TablesId},
 };
+
+use crate::bench::Counts;
 
 /// The address of the interface that test packets arrive on.
 pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
@@ -54,6 +57,10 @@ pub struct Runner {
     bpf_dir: PathBuf,
 }
 
+/// Another copy of the program in the kernel, somewhere else in memory.
+#[derive(Debug)]
+pub struct Instance(Ebpf);
+
 /// A [`Runner`] whose tables a core has filled.
 #[derive(Debug)]
 pub struct Program {
@@ -75,6 +82,49 @@ pub fn object() -> Result<Vec<u8>> {
     }
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// A verdict by its number in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// It has none: the program was aborted.
+    pub fn from_action(action: u32) -> Result<Self> {
+        Ok(match action {
+            1 => Self::Drop,
+            2 => Self::Pass,
+            3 => Self::Tx,
+            4 => Self::Redirect,
+            other => bail!("the program returned {other}"),
+        })
+    }
+}
+
+// === impl Instance ===
+
+impl Instance {
+    fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self> {
+        let own = Ingress { index: INGRESS, mac: OWN_MAC };
+        let mut ebpf = dataplane::load(object, id, bpf_dir, own)?;
+        for name in ["weir", "empty_tx"] {
+            xdp(&mut ebpf, name)?.load()?;
+        }
+        Ok(Self(ebpf))
+    }
+
+    /// One of the object's programs in the kernel: `weir` or `empty_tx`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such program.
+    pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        let program = self.0.program(name).with_context(|| format!("no program {name}"))?;
+        let program: &Xdp = program.try_into()?;
+        Ok(program.fd()?.as_fd())
+    }
+}
+
 // === impl Runner ===
 
 impl Runner {
@@ -84,18 +134,31 @@ impl Runner {
     ///
     /// If the kernel refuses.
     pub fn new(id: TablesId) -> Result<Self> {
+        Self::with_object(&object()?, id)
+    }
+
+    /// Loads the program of an object over new tables.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the object's tables are not those of this version.
+    pub fn with_object(object: &[u8], id: TablesId) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let bpf_dir =
             PathBuf::from(format!("/sys/fs/bpf/weir-program-{}-{count}", std::process::id()));
-        let object = object()?;
-        let tables = Tables::open(&object, &id, &bpf_dir)?;
-        let own = Ingress { index: INGRESS, mac: OWN_MAC };
-        let mut ebpf = dataplane::load(&object, &id, &bpf_dir, own)?;
-        for name in ["weir", "empty_tx"] {
-            xdp(&mut ebpf, name)?.load()?;
-        }
+        let tables = Tables::open(object, &id, &bpf_dir)?;
+        let ebpf = Instance::load(object, &id, &bpf_dir)?.0;
         Ok(Self { ebpf, tables, id, bpf_dir })
+    }
+
+    /// Another copy of the program over the same tables.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn instance(&self, object: &[u8]) -> Result<Instance> {
+        Instance::load(object, &self.id, &self.bpf_dir)
     }
 
     /// Where its tables are pinned.
@@ -114,39 +177,23 @@ impl Runner {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = xdp(&mut self.ebpf, "weir")?.test_run(options)?;
-        let verdict = match result.return_value {
-            1 => Verdict::Drop,
-            2 => Verdict::Pass,
-            3 => Verdict::Tx,
-            4 => Verdict::Redirect,
-            other => bail!("the program returned {other}"),
-        };
+        let verdict = Verdict::from_action(result.return_value)?;
         out.truncate(result.data_size_out as usize);
         Ok((verdict, out))
     }
 
-    /// Nanoseconds that one run of a program takes, on average over `repeat` runs on one frame.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses to run it.
-    pub fn time(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.repeat = repeat;
-        let result = xdp(&mut self.ebpf, name)?.test_run(options)?;
-        Ok(result.duration.as_nanos() as f64)
-    }
-
-    /// Instructions that the verifier walked through, and bytes after translation, if the kernel
-    /// tells; bytes of machine code.
+    /// The program's size.
     ///
     /// # Errors
     ///
     /// If the kernel does not describe the program.
-    pub fn size(&mut self) -> Result<(Option<u32>, Option<u32>, u32)> {
+    pub fn counts(&mut self) -> Result<Counts> {
         let info = xdp(&mut self.ebpf, "weir")?.info()?;
-        Ok((info.verified_instruction_count(), info.size_translated(), info.size_jitted()))
+        Ok(Counts {
+            verified_instructions: info.verified_instruction_count(),
+            translated_bytes: info.size_translated(),
+            jitted_bytes: info.size_jitted(),
+        })
     }
 }
 
@@ -167,9 +214,22 @@ impl Program {
     ///
     /// If the kernel refuses.
     pub fn new(config: Config, hop: impl Fn(IpAddr) -> NextHop) -> Result<Self> {
+        Self::with_object(&object()?, config, hop)
+    }
+
+    /// The same with another object than the one under test.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Program::new`] and [`Runner::with_object`].
+    pub fn with_object(
+        object: &[u8],
+        config: Config,
+        hop: impl Fn(IpAddr) -> NextHop,
+    ) -> Result<Self> {
         let limits = config.limits;
         let seed = [0x0123_4567_89AB_CDEF, 0x0F1E_2D3C_4B5A_6978];
-        let runner = Runner::new(TablesId::new(limits, seed))?;
+        let runner = Runner::with_object(object, TablesId::new(limits, seed))?;
         let core = Core::new(config, limits, &Saved::default(), None, now())
             .map_err(|error| anyhow!(error))?;
         let mut program = Self { runner, core };

@@ -47,7 +47,12 @@ pub(crate) fn allow_open_files(number: u64) -> Result<()> {
 
 /// Checks that the programs of the lab are installed.
 pub(crate) fn require_programs() -> Result<()> {
-    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| !installed(program)).collect();
+    require(&PROGRAMS)
+}
+
+/// Checks that programs are installed, named with the Debian package of each.
+pub(crate) fn require(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = programs.iter().filter(|(program, _)| !installed(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -96,6 +96,12 @@ impl Topology {
         [CLIENT_ROLE.to_owned()].into_iter().chain(self.balancer_roles()).chain(backends).collect()
     }
 
+    /// The balancers' addresses on the front network, in order.
+    pub(crate) fn balancer_addresses(self) -> impl Iterator<Item = (Ipv4Addr, Ipv6Addr)> {
+        let hosts = (BALANCERS..).take(self.balancers.into());
+        hosts.map(|host| (Network::Front.v4(host), Network::Front.v6(host)))
+    }
+
     /// The balancers' roles, in order.
     pub(crate) fn balancer_roles(self) -> impl Iterator<Item = String> {
         (1..=self.balancers).map(balancer_name)
@@ -207,6 +213,30 @@ impl Topology {
             return Some("lo");
         }
         (self.vip_on_balancer && role == balancer_name(1)).then_some("eth0")
+    }
+}
+
+// === impl Plug ===
+
+impl Plug {
+    /// Whether it leads to the clients' network.
+    pub(crate) fn is_front(&self) -> bool {
+        self.network == Network::Front
+    }
+
+    /// The command of `ip` that puts the port into its bridge.
+    pub(crate) fn join(&self) -> String {
+        format!("link set dev {} master {}", self.port, self.network.name())
+    }
+
+    /// The command of `ip` that takes the port out of its bridge. The carrier stays.
+    pub(crate) fn leave(&self) -> String {
+        format!("link set dev {} nomaster", self.port)
+    }
+
+    /// The command of `ip` that turns the port on or off, and with it the interface's carrier.
+    pub(crate) fn turn(&self, state: &str) -> String {
+        format!("link set dev {} {state}", self.port)
     }
 }
 

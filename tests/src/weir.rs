@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fmt::{self, Write as _},
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -23,15 +23,16 @@ use crate::{
 
 /// Where the daemon's admin endpoint listens, inside the namespace.
 const ADMIN_PORT: u16 = 9750;
-/// Loading the program on a busy machine takes seconds at worst.
-const START_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Loading the program takes seconds at worst; a busy machine under software emulation, a minute.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine for the daemon.
 #[derive(Debug, Clone)]
 pub struct Balancer {
     namespace: Namespace,
+    addresses: (Ipv4Addr, Ipv6Addr),
     two_networks: bool,
     pins: PathBuf,
 }
@@ -58,13 +59,28 @@ pub struct Weir {
 // === impl Balancer ===
 
 impl Balancer {
-    pub(crate) fn new(namespace: Namespace, two_networks: bool, pins: PathBuf) -> Self {
-        Self { namespace, two_networks, pins }
+    pub(crate) fn new(
+        namespace: Namespace,
+        addresses: (Ipv4Addr, Ipv6Addr),
+        two_networks: bool,
+        pins: PathBuf,
+    ) -> Self {
+        Self { namespace, addresses, two_networks, pins }
     }
 
     /// Its namespace.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Its own address where the clients are.
+    pub fn address(&self) -> Ipv4Addr {
+        self.addresses.0
+    }
+
+    /// Its own IPv6 address there.
+    pub fn address6(&self) -> Ipv6Addr {
+        self.addresses.1
     }
 
     /// Its interfaces: where the clients are, and with two networks, where the backends are.
@@ -158,7 +174,7 @@ impl Weir {
     ///
     /// # Errors
     ///
-    /// It fails or takes more than ten seconds; with all its output.
+    /// It fails or takes more than half a minute; with all its output.
     pub fn cli<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
         let mut command = self.balancer.namespace.command(&self.binary);
         command.args(arguments).arg("--config").arg(self.balancer.config_path());
@@ -223,7 +239,7 @@ impl Weir {
     ///
     /// # Errors
     ///
-    /// It does not leave within ten seconds, or not with status 0; with its log.
+    /// It does not leave within half a minute, or not with status 0; with its log.
     pub fn stop(&mut self) -> Result<()> {
         self.process.terminate(STOP_LIMIT)
     }
@@ -372,7 +388,7 @@ fn mount_bpffs() -> Result<()> {
     process::run(mount, COMMAND_LIMIT).map(drop)
 }
 
-fn find_binary() -> Result<PathBuf> {
+pub(crate) fn find_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("WEIR_BIN") {
         let path = PathBuf::from(path);
         ensure!(path.is_file(), "WEIR_BIN names {}, which is no file", path.display());
@@ -381,7 +397,67 @@ fn find_binary() -> Result<PathBuf> {
     // A program is in target/PROFILE, a test one below, in deps.
     let running = env::current_exe().context("find the running program")?;
     let mut candidates = running.ancestors().skip(1).take(2).map(|place| place.join("weir"));
-    candidates.find(|path| path.is_file()).with_context(|| {
-        format!("no `weir` beside {}: run `cargo build -p lb-userspace`", running.display())
-    })
+    let binary = candidates.find(|path| path.is_file()).with_context(|| {
+        format!("no `weir` beside {}: run `cargo build --bin weir`", running.display())
+    })?;
+    refuse_stale(&binary)?;
+    Ok(binary)
+}
+
+/// Cargo builds the tests without the daemon that they start; one that is older than its sources
+/// would pass or fail for what is not there any more.
+fn refuse_stale(binary: &Path) -> Result<()> {
+    // Cargo's list of what it was built from, as a rule of a makefile.
+    let Ok(rule) = fs::read_to_string(binary.with_extension("d")) else { return Ok(()) };
+    let modified = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    let built = modified(binary).with_context(|| format!("look at {}", binary.display()))?;
+    let newer = sources(&rule).find(|source| modified(source).is_ok_and(|time| time > built));
+    ensure!(
+        newer.is_none(),
+        "{} is older than {}: run `cargo build --bin weir`, or the tests by `cargo xtask test`",
+        binary.display(),
+        newer.unwrap_or_default().display()
+    );
+    Ok(())
+}
+
+/// The files behind the colon; a space in a name stands behind a backslash.
+fn sources(rule: &str) -> impl Iterator<Item = PathBuf> {
+    const SPACE: &str = "\u{1}";
+    let files = rule.split_once(": ").map_or("", |(_, files)| files).replace("\\ ", SPACE);
+    let paths: Vec<PathBuf> =
+        files.split_whitespace().map(|path| path.replace(SPACE, " ").into()).collect();
+    paths.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_read_off_cargos_rule() {
+        let paths: Vec<_> = sources("/t/weir: /s/a.rs /s/two\\ words.rs\n").collect();
+        assert_eq!(paths, [Path::new("/s/a.rs"), Path::new("/s/two words.rs")]);
+        assert_eq!(sources("").count(), 0);
+    }
+
+    #[test]
+    fn a_daemon_older_than_its_sources_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [binary, source] = ["weir", "a.rs"].map(|name| folder.path().join(name));
+        for file in [&binary, &source] {
+            fs::write(file, "").unwrap();
+        }
+        fs::write(binary.with_extension("d"), format!("weir: {}\n", source.display())).unwrap();
+        let set = |path: &Path, seconds| {
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        set(&binary, 2_000);
+        set(&source, 1_000);
+        refuse_stale(&binary).unwrap();
+        set(&source, 3_000);
+        let error = refuse_stale(&binary).unwrap_err().to_string();
+        assert!(error.contains("a.rs") && error.contains("cargo build"), "{error}");
+    }
 }

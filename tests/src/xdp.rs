@@ -5,7 +5,7 @@
 //! so, even one that does nothing: [`Program::pass`], which the lab attaches to the bridge's end
 //! of each balancer's links. (GRO on the peer would do for `XDP_REDIRECT`, but not for `XDP_TX`.)
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
@@ -71,6 +71,11 @@ impl Program {
             Instruction::new(0x95, 0, 0, 0, 0),        // exit
         ];
         Self::load(&RETURN_PASS)
+    }
+
+    /// The program's descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Attaches the program natively to an interface of a namespace.

@@ -122,6 +122,19 @@ fn an_unplugged_machine_is_out_of_reach_until_it_is_plugged_in() {
 }
 
 #[test]
+fn a_machine_without_power_is_silent_and_keeps_its_carrier() {
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let server = lab.backend("b1").socket(80);
+    lab.power_off("b1").unwrap();
+    let traffic = lab.client().traffic(server, 1).unwrap();
+    assert_eq!(traffic.answered(), 0);
+    let link = lab.namespace("b1").run(&["ip", "link", "show", "eth0"]).unwrap();
+    assert!(link.contains("LOWER_UP"), "{link}");
+    lab.power_on("b1").unwrap();
+    traffic.wait_for_more(1, SOON).unwrap();
+}
+
+#[test]
 fn only_the_balancer_owns_the_vip() {
     let lab = Lab::builder().backends(2).build().unwrap();
     // Nothing listens on the balancer: who is asked refuses. A backend would answer.

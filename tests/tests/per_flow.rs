@@ -6,8 +6,9 @@ use std::{thread::available_parallelism, time::Duration};
 
 use weir::core::BackendState;
 use weir_lab::{
-    Held, Lab, Service, Weir,
+    Lab, Service, Weir,
     backend::{LINE_PORT, UDP_PORT},
+    hold::Held,
 };
 
 const PORT: u16 = 80;

@@ -231,9 +231,11 @@ fn do_not_fragment_is_no_fragment() {
 fn a_frame_cut_at_any_length_passes_untouched() {
     let mut program = program();
     for whole in [tcp(1025, VIP, 80), udp(CLIENT, 1025, 53)] {
-        // The kernel runs no program on less than an Ethernet header.
+        // Most kernels run no program on less than an Ethernet header; 5.10 does.
         for length in 0..14 {
-            assert!(program.run(&whole[..length]).is_err(), "{length} bytes");
+            if let Ok((verdict, _)) = program.run(&whole[..length]) {
+                assert_eq!(verdict, Verdict::Pass, "{length} bytes");
+            }
         }
         for length in 14..=60.min(whole.len() - 1) {
             let frame = &whole[..length];

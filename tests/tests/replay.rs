@@ -19,7 +19,7 @@ use weir::{
     dataplane::{Tables, TablesId},
 };
 use weir_lab::{
-    model::{BACKENDS, Balance, Event, FLOWS, Mirror, PARAMETERS, SPAN, World, place, service_key},
+    model::{BACKENDS, Balance, Event, Mirror, PARAMETERS, SPAN, World, place, service_key},
     program::{OWN_MAC, Runner, Verdict, mac_of},
 };
 
@@ -97,24 +97,6 @@ fn mac(number: u16) -> [u8; 6] {
     mac_of(IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()]))
 }
 
-fn event(random: &mut StdRng) -> Event {
-    let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
-    let balances = [Balance::Ring, Balance::Loose, Balance::Turns, Balance::Load];
-    match random.random_range(0..81) {
-        0..12 => Event::Open(flow),
-        12..52 => Event::Data(flow),
-        52..56 => Event::Close(flow),
-        56..62 => Event::Pass(random.random_range(1..8)),
-        62..66 => Event::Up(backend),
-        66..68 => Event::Die(backend),
-        68..70 => Event::Drain(backend),
-        70..73 => Event::Weight(backend, random.random_range(0..4)),
-        73..79 => Event::Sweep,
-        79 => Event::Balance(balances[random.random_range(0..balances.len())]),
-        _ => Event::Restart,
-    }
-}
-
 #[test]
 fn the_kernel_decides_as_the_model_does() {
     weir_lab::require_root().unwrap();
@@ -127,7 +109,7 @@ fn the_kernel_decides_as_the_model_does() {
         let first = Event::Balance(balances[random.random_range(0..balances.len())]);
         world.happen(first, &mut kernel).unwrap();
         for step in 0..LENGTH {
-            let event = event(&mut random);
+            let event = Event::random(&mut random);
             if let Err(broken) = world.happen(event, &mut kernel) {
                 panic!("seed {seed}, step {step}, {event:?}: {broken}");
             }

@@ -1,14 +1,23 @@
 //! What Weir costs, measured.
 
+mod pktgen;
+mod plot;
+
 use std::{
     fs,
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context, Result};
-use weir_lab::bench::{self, Effort};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use weir_lab::{
+    bench::{self, Effort, control},
+    program::object,
+};
 
-use crate::process;
+use crate::{process, workspace};
 
 /// `cargo xtask bench`
 #[derive(Debug, clap::Args)]
@@ -20,42 +29,125 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
     /// Nanoseconds a packet, through `BPF_PROG_TEST_RUN`, less those of an empty program
-    Program {
+    Program(Program),
+    /// Milliseconds a change, from the controller's input to the kernel's tables
+    Control {
         /// Write the figures to this file as well
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Rounds, of which the median counts
         #[arg(long, default_value_t = 31)]
         rounds: usize,
-        /// Packets in a round
-        #[arg(long, default_value_t = 1_000_000)]
-        packets: u32,
     },
+    /// Packets a second beside IPVS, plain forwarding and an empty XDP program, made by the
+    /// kernel's generator: here if it has the module, else in a virtual machine
+    Pktgen(pktgen::Arguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct Program {
+    /// Write the figures to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the cost over the number of flows into FILE.svg and FILE.png
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Measure this object instead of the committed one
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
+    /// Measure another object in turn with it: a file, or the one that was committed with a git
+    /// revision
+    #[arg(long, value_name = "BASELINE")]
+    compare: Option<String>,
+    /// Copies of the program, which differ in where they lie in memory
+    #[arg(long, default_value_t = 5)]
+    instances: usize,
+    /// Rounds of each copy, of which the median counts
+    #[arg(long, default_value_t = 11)]
+    rounds: usize,
+    /// Packets in a round
+    #[arg(long, default_value_t = 200_000)]
+    packets: u32,
 }
 
 /// Runs one benchmark and prints its figures.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if process::again_as_root()? {
-        return Ok(());
-    }
     match &arguments.bench {
-        Bench::Program { json, rounds, packets } => {
-            program(json.as_deref(), Effort { rounds: *rounds, repeat: *packets })
+        Bench::Program(arguments) => program(arguments),
+        Bench::Control { json, rounds } => {
+            let report = control::measure(*rounds)?;
+            print!("{}", report.table());
+            if cfg!(debug_assertions) {
+                println!(
+                    "(a development build; for the figures of a release: cargo run --release \
+                     -p xtask -- bench control)"
+                );
+            }
+            write_json(json.as_deref(), &report)
         }
+        Bench::Pktgen(arguments) => pktgen::run(arguments),
     }
 }
 
 /// The program's cost a packet, less that of a program that does nothing.
-fn program(json: Option<&Path>, effort: Effort) -> Result<()> {
-    process::announce(&format!(
-        "{} rounds of {} packets for each case, in turn with an empty program",
-        effort.rounds, effort.repeat
-    ));
-    let report = bench::program(effort)?;
-    print!("{}", report.table());
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+fn program(arguments: &Program) -> Result<()> {
+    if process::again_as_root()? {
+        return Ok(());
     }
-    Ok(())
+    let Program { instances, rounds, packets, .. } = *arguments;
+    let object = match &arguments.object {
+        Some(path) => read(path)?,
+        None => object()?,
+    };
+    let baseline = arguments.compare.as_deref().map(baseline).transpose()?;
+    process::announce(&format!(
+        "{rounds} rounds of {packets} packets with each of {instances} copies of the program, in \
+         turn with an empty one"
+    ));
+    let effort = Effort { instances, rounds, packets };
+    let report = bench::measure(&object, baseline.as_deref(), effort, progress)?;
+    print!("{}", report.table());
+    write_json(arguments.json.as_deref(), &report)?;
+    match &arguments.plot {
+        Some(path) => plot::draw(&report, path),
+        None => Ok(()),
+    }
+}
+
+fn write_json(path: Option<&Path>, report: &impl Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)?;
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// An object to compare with.
+fn baseline(name: &str) -> Result<Vec<u8>> {
+    let path = Path::new(name);
+    if path.is_file() {
+        return read(path);
+    }
+    let mut git = Command::new("git");
+    git.current_dir(workspace()).args(["show", &format!("{name}:lb-ebpf/object/weir.bpf.o")]);
+    let output = git.output().context("asking git for the object")?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} is neither a file nor a git revision with an object: {}", reason.trim());
+    }
+    Ok(output.stdout)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Overwrites itself on a terminal; elsewhere it would be noise.
+fn progress(number: usize, of: usize) {
+    if io::stderr().is_terminal() {
+        eprint!("\rcase {number} of {of} ");
+        if number == of {
+            eprintln!();
+        }
+        // A terminal that is gone shows nothing.
+        let _ = io::stderr().flush();
+    }
 }

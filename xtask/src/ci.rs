@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build_ebpf, demo, process,
-    test::{Suite, run_suites},
-    tools, workspace,
+    test::{Suite, run_on_kernels, run_suites},
+    tools,
+    vm::{self, Release},
+    workspace,
 };
 
 const CARGO_DENY: &str = "0.20.2";
@@ -23,7 +25,7 @@ const FETCH_LIMIT: &str = "60s";
 /// A step by name; the closing table shows its duration.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     ("format", format),
     ("committed object", build_ebpf::check),
     ("clippy", clippy),
@@ -35,6 +37,7 @@ const STEPS: [Step; 12] = [
     ("rebuild of the object", || build_ebpf::build_to(&rebuilt())),
     ("program tests, rebuilt object", || run_suites(&[Suite::Program].into(), Some(&rebuilt()))),
     ("lab, rebuilt object", || run_suites(&[Suite::Lab].into(), Some(&rebuilt()))),
+    ("kernels 6.1 and newest", kernels),
     ("demo", || demo::run(&demo::Arguments { check: true })),
 ];
 
@@ -126,6 +129,16 @@ fn advisories() -> Result<()> {
             .args(["--locked", "--log-level", "error"])
             .args(["check", "advisories"]),
     )
+}
+
+/// The rebuilt object on other kernels, where those can be fetched.
+fn kernels() -> Result<()> {
+    let releases = [Release::V6_1, Release::Newest];
+    if let Err(error) = vm::prepare(&releases) {
+        println!("skipped: other kernels cannot be had here: {error:#}");
+        return Ok(());
+    }
+    run_on_kernels(&releases, Some(&rebuilt()))
 }
 
 /// cargo-deny from PATH or `target/tools`; built there if it is nowhere.

@@ -2,13 +2,16 @@
 //!
 //! Each command installs what it lacks, says so first, and is quick when nothing is missing.
 //! [`build_ebpf`] makes the kernel program's object, [`mod@test`] runs the suites, [`ci`] strings all
-//! of it together; [`demo`], [`mod@hold`] and [`mod@bench`] show Weir at work.
+//! of it together; [`demo`], [`mod@hold`], [`mod@failover`] and [`mod@bench`] show Weir at work;
+//! [`vm`] brings other kernels.
 
 mod bench;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod failover;
 mod hold;
+mod mutate;
 mod packages;
 mod process;
 mod record;
@@ -16,6 +19,7 @@ mod sources;
 mod test;
 mod test_report;
 mod toolchain;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -44,10 +48,19 @@ enum Command {
     Lab,
     /// Hold thousands of connections while backends come and go and the daemon is killed
     Hold(hold::Arguments),
+    /// Measure how long a client goes without answers at each kind of failover, keepalived beside
+    Failover(failover::Arguments),
     /// Measure what Weir costs
     Bench(bench::Arguments),
+    /// Run something on another kernel, in a virtual machine
+    Vm(vm::Arguments),
+    /// Leave out each rule of steering in turn, and show that the model notices
+    Mutate,
     /// Run everything that a change must pass
     Ci,
+    /// What a virtual machine runs to find out what its kernel can do
+    #[command(hide = true)]
+    KernelFeatures(vm::guest::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -58,8 +71,12 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Lab => demo::lab(),
         Command::Hold(arguments) => hold::run(&arguments),
+        Command::Failover(arguments) => failover::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Mutate => mutate::run(),
         Command::Ci => ci::run(),
+        Command::KernelFeatures(arguments) => vm::guest::features(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +123,17 @@ mod tests {
             "lab",
             "hold",
             "hold --connections 300 --events kill,restart --json held.json",
-            "bench program --json figures.json",
+            "failover",
+            "failover --interval 100ms --runs 3 --events stop,kill --systems keepalived",
+            "failover --json gaps.json",
+            "bench pktgen --json figures.json --kernel newest",
+            "vm",
+            "vm --kernel newest -- uname -r",
+            "test vm --kernel 6.1 --kernel 5.10",
+            "bench program --json figures.json --plot figures",
+            "bench program --compare main --object /tmp/weir.bpf.o",
+            "bench control",
+            "mutate",
             "ci",
         ] {
             let words = std::iter::once("xtask").chain(line.split(' '));

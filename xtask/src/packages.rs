@@ -24,6 +24,13 @@ pub(crate) const LAB_PROGRAMS: [(&str, &str); 5] = [
     ("wrk", "wrk"),
 ];
 
+/// Who speaks VRRP with weir, or beside it. Debian's package starts nothing: it comes without a
+/// configuration.
+pub(crate) const KEEPALIVED: (&str, &str) = ("keepalived", "keepalived");
+
+/// Who decodes what weir sends.
+pub(crate) const TSHARK: (&str, &str) = ("tshark", "tshark");
+
 /// Installs those of the packages that are missing; `purpose` says what needs them.
 pub(crate) fn ensure(packages: &[&str], purpose: &str, unprivileged: Unprivileged) -> Result<()> {
     let missing = missing(packages);

@@ -5,13 +5,16 @@ use std::{collections::BTreeMap, fmt};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::Registry,
 };
 
 use super::metrics::{Checks, Metrics};
 use crate::{
-    core::{BackendId, BackendState, BackendStatus, PeerStatus, ServiceStatus, Status, SyncRole},
+    core::{
+        BackendId, BackendState, BackendStatus, FlowsStatus, PeerStatus, ServiceStatus,
+        SlotsStatus, Status, SyncRole,
+    },
     vrrp::fsm::State,
 };
 
@@ -45,6 +48,8 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.backends(&mut encoder)?;
         self.services(&mut encoder)?;
+        self.slots(&mut encoder)?;
+        self.flows(&mut encoder)?;
         self.packets(&mut encoder)?;
         self.vrrp(&mut encoder)?;
         self.sync(&mut encoder)?;
@@ -95,6 +100,32 @@ impl Snapshot {
         let samples = services.map(|s| ([("service", s.name.as_str())], u32::from(s.panic)));
         let help = "Whether so few backends are healthy that flows go to all of them";
         gauge(encoder, "service_panic", help, samples)
+    }
+
+    fn slots(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let samples = self.status.services.iter().flat_map(|service| {
+            let SlotsStatus { settled, moving, exceptions } = service.slots;
+            [("settled", settled), ("moving", moving), ("exceptions", exceptions)].map(
+                |(state, slots)| ([("service", service.name.as_str()), ("state", state)], slots),
+            )
+        });
+        gauge(encoder, "slots", "Slots of the ring by what they remember", samples)
+    }
+
+    fn flows(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let FlowsStatus { recorded, half_open, limit, lost, half_open_lost } = self.status.flows;
+        for (name, help, value) in [
+            ("flows_recorded", "Flows that are recorded", recorded),
+            ("flows_half_open", "Recorded flows of which the opening alone was seen", half_open),
+            ("flows_limit", "Flows that can be recorded", limit),
+        ] {
+            let help = format!("{help}.");
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, &help, None, MetricType::Gauge)?)?;
+        }
+        let lost = [("confirmed", lost), ("half_open", half_open_lost)];
+        let samples = lost.map(|(stage, count)| ([("stage", stage)], count));
+        counter(encoder, "flows_lost", "Records that a full table gave up or did not take", samples)
     }
 
     fn packets(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -71,6 +71,14 @@ weir_backend_state{service="web",backend="b",state="up"} 0
 weir_backend_slots{service="web",backend="a"} 65537
 weir_service_packets_total{service="web"} 70
 weir_service_bytes_total{service="web"} 7000
+weir_slots{service="web",state="settled"} 60000
+weir_slots{service="web",state="moving"} 5000
+weir_slots{service="web",state="exceptions"} 537
+weir_flows_recorded 42
+weir_flows_half_open 3
+weir_flows_limit 65536
+weir_flows_lost_total{stage="confirmed"} 1
+weir_flows_lost_total{stage="half_open"} 2
 weir_packets_total{verdict="tx"} 60
 weir_packets_total{verdict="redirect"} 10
 weir_packets_total{verdict="pass"} 7

@@ -8,7 +8,7 @@ use super::{
     style::{Style, state_name},
     time::rfc3339,
 };
-use crate::core::{Event, EventKind, Phases};
+use crate::core::{Event, EventKind, Fullness, Phases};
 
 /// The line that stands for events that a follower was too slow for.
 #[derive(Deserialize)]
@@ -76,6 +76,19 @@ fn what(kind: &EventKind, style: Style) -> String {
             format!("vrrp {instance} {from} → {to}: {reason}")
         }
         EventKind::VrrpNote { instance, what } => format!("vrrp {instance}: {what}"),
+        EventKind::Flows { fullness, recorded, limit, lost } => {
+            let in_use = format!("{recorded} of {limit} flows recorded");
+            match fullness {
+                Fullness::Roomy => format!("the table of flows has room again: {in_use}"),
+                Fullness::Filling => format!(
+                    "the table of flows fills: {in_use}; raise limits.flows, or change less at once"
+                ),
+                Fullness::Overflowing => format!(
+                    "the table of flows is full: {in_use}, {lost} lost, the oldest first; raise \
+                     limits.flows"
+                ),
+            }
+        }
         EventKind::Reloaded { what } => format!("configuration reloaded: {what}"),
         EventKind::ReloadRefused { reason } => {
             format!("configuration refused, nothing changed: {reason}")

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     config::{AttachMode, Forward},
     core::{
-        BackendState, BackendStatus, Health, PacketStatus, ServiceStatus, Status, SyncRole,
-        SyncStatus,
+        BackendState, BackendStatus, FlowsStatus, Health, PacketStatus, ServiceStatus, SlotsStatus,
+        Status, SyncRole, SyncStatus,
     },
 };
 
@@ -50,6 +50,7 @@ pub(super) fn text(
         out.push_str(&service_text(service, before, now, style));
     }
     out.push('\n');
+    out.push_str(&flows(&status.flows));
     out.push_str(&packets(&status.packets));
     out
 }
@@ -108,6 +109,14 @@ fn service_text(
         service.backends.len(),
         if service.panic { "  panic: flows go to all" } else { "" },
     );
+    let SlotsStatus { settled, moving, exceptions } = service.slots;
+    if moving + exceptions > 0 {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "  slots: {settled} settled, {moving} moving, {exceptions} with exceptions"
+        );
+    }
     if service.backends.is_empty() {
         out.push_str("  no backends; add one with `weir backend add`\n");
         out.push_str(&leaving(service));
@@ -219,6 +228,19 @@ fn table(
     }
 }
 
+/// Nothing, while nothing is recorded and nothing was lost.
+fn flows(flows: &FlowsStatus) -> String {
+    let FlowsStatus { recorded, half_open, limit, lost, half_open_lost } = *flows;
+    if recorded + half_open + lost + half_open_lost == 0 {
+        return String::new();
+    }
+    let lost = match lost {
+        0 => String::new(),
+        _ => format!(", {lost} lost: raise limits.flows"),
+    };
+    format!("flows: {recorded} of {limit} recorded, {half_open} half-open{lost}\n")
+}
+
 fn packets(packets: &PacketStatus) -> String {
     let reasons = |list: &[(String, u64)]| {
         let total: u64 = list.iter().map(|(_, count)| count).sum();
@@ -316,10 +338,12 @@ mod tests {
 lb-1  weir 0.1.0  eth0 (native)
 
 web  yellow  tcp 192.0.2.10:80  maglev  l2  1 of 2 up
+  slots: 60000 settled, 5000 moving, 537 with exceptions
   BACKEND  ADDRESS   STATE  SINCE  WEIGHT    SHARE  PACKETS  BYTES  NEW FLOWS  REASON
   a        10.0.0.1  up     1h 2m       1  100.0 %       30   3000          2  connection refused
   b        10.0.0.1  down   1h 2m       1    0.0 %       30   3000          2  connection refused
 
+flows: 42 of 65536 recorded, 3 half-open, 1 lost: raise limits.flows
 packets: 70 forwarded (tx 60, redirect 10), passed 7 (not_ip 3, icmp 4), dropped 5 (no_backend 5)
 "
         );

@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{BackendState, unix_millis};
+use super::{
+    flow_table::Fullness,
+    status::{BackendState, unix_millis},
+};
 use crate::{config::Name, vrrp::fsm::State as VrrpState};
 
 /// Something that happened, as `weir events` shows it: one JSON object a line.
@@ -144,6 +147,17 @@ pub enum EventKind {
         instance: Name,
         /// What, for people.
         what: String,
+    },
+    /// The table of recorded flows fills, loses records, or has room again.
+    Flows {
+        /// How full it is.
+        fullness: Fullness,
+        /// How many flows are recorded.
+        recorded: u64,
+        /// How many it can hold.
+        limit: u64,
+        /// Records lost since the daemon's start.
+        lost: u64,
     },
     /// The configuration was read anew.
     Reloaded {

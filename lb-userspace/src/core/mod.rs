@@ -16,6 +16,7 @@ pub mod command;
 mod commands;
 pub mod event;
 pub mod explain;
+mod flow_table;
 pub mod health;
 pub mod input;
 pub mod maglev;
@@ -50,6 +51,7 @@ pub use self::{
     command::*,
     event::*,
     explain::*,
+    flow_table::Fullness,
     input::*,
     plan::*,
     replica::{KernelFlow, Stamps, refresh_period},
@@ -60,6 +62,7 @@ use self::{
     allocation::{Numbers, Spans},
     backend::Backend,
     changes::Changes,
+    flow_table::FlowTable,
     health::Health as Checks,
     places::Places,
     replica::Replica,
@@ -86,8 +89,8 @@ pub struct Core {
     lives: HashMap<u16, u16>,
     /// What is kept for peers, if there are any.
     replica: Option<Replica>,
-    /// Half-open and confirmed records that the last sweep left.
-    recorded_flows: (u64, u64),
+    /// What the last sweep left of the records.
+    flow_table: FlowTable,
     /// The same by slot and backend.
     recorded: Arc<Recorded>,
     /// Whether this machine may be the one at fault.
@@ -175,7 +178,7 @@ impl Core {
                 let node = Name::new(&config.node.name).ok()?;
                 Some(Replica::new(node, saved.stamps.clone()))
             }),
-            recorded_flows: (0, 0),
+            flow_table: FlowTable::new(limits.flows),
             recorded: Arc::default(),
             suspicion: None,
             fallen: None,

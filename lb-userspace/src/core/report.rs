@@ -81,6 +81,7 @@ impl Core {
             vrrp: Vec::new(),
             notices: self.notices.clone(),
             packets: PacketStatus::default(),
+            flows: self.flow_table.status,
         }
     }
 
@@ -90,6 +91,11 @@ impl Core {
             let number = self.backend(&id)?.number;
             Some((id, number))
         })
+    }
+
+    /// The numbers of all backends, in the order of [`Core::status`].
+    pub fn numbers(&self) -> Vec<u16> {
+        self.services.values().flat_map(|s| s.backends.values().map(|b| b.number)).collect()
     }
 
     /// The name of a backend, by its number in the tables.
@@ -197,6 +203,7 @@ fn service_status(service: &Service) -> ServiceStatus {
                 tracked_flows: backend.tracked.into(),
             })
             .collect(),
+        slots: service.ring.counts(),
         backends: service
             .backends
             .values()

@@ -19,6 +19,8 @@ use lb_common::{
     slot::{Prior, Slot},
 };
 
+use super::SlotsStatus;
+
 /// How much longer than an idle time-out a slot moves, and a record is kept: the kernel stamps
 /// records in whole seconds, and its clock and ours are read at different moments.
 pub const MARGIN: Duration = Duration::from_secs(2);
@@ -33,6 +35,8 @@ pub struct Ring {
     slots: Vec<Slot>,
     /// How many slots wait for something to end.
     waiting: u32,
+    /// How many slots are moving.
+    moving: u32,
     /// Since when a slot that waits is in its state. A flat table, since it is written between a
     /// fault and its repair; empty while no slot waits.
     since: Vec<Duration>,
@@ -72,14 +76,24 @@ impl Ring {
             Tracking::EveryFlow => Prior::Exceptions,
         };
         let slots = vec![Slot::new(Slot::NONE, prior); span.length as usize];
-        Self { span, tracking, next: None, slots, waiting: 0, since: Vec::new(), digest: None }
+        Self {
+            span,
+            tracking,
+            next: None,
+            slots,
+            waiting: 0,
+            moving: 0,
+            since: Vec::new(),
+            digest: None,
+        }
     }
 
     /// A ring as an earlier run left it. What it remembers is remembered for another full time.
     pub fn adopt(span: RingSpan, tracking: Tracking, slots: Vec<Slot>, now: Duration) -> Self {
-        let waiting: u32 = slots.iter().filter(|slot| !tracking.leaves(**slot)).map(|_| 1u32).sum();
+        let waiting = slots.iter().map(|slot| u32::from(!tracking.leaves(*slot))).sum();
+        let moving = slots.iter().map(|slot| u32::from(is_moving(*slot))).sum();
         let since = if waiting > 0 { vec![now; slots.len()] } else { Vec::new() };
-        Self { span, tracking, next: None, slots, waiting, since, digest: None }
+        Self { span, tracking, next: None, slots, waiting, moving, since, digest: None }
     }
 
     /// Records other flows, from now on or as soon as may be. Returns the slots that differ, by
@@ -131,15 +145,17 @@ impl Ring {
         (self.span.base..).zip(self.slots.iter().copied()).collect()
     }
 
-    /// How many slots are settled, moving, and with exceptions.
-    pub fn counts(&self) -> [u32; 3] {
-        let moving = self.unsettled().filter(|(_, slot)| matches!(slot.prior(), Prior::Moving(_)));
-        let moving: u32 = moving.map(|_| 1).sum();
-        match self.tracking {
-            Tracking::EveryFlow => [0, moving, self.span.length - moving],
-            Tracking::Nothing | Tracking::Moves => {
-                [self.span.length - self.waiting, moving, self.waiting - moving]
-            }
+    /// How many slots are in which state.
+    pub fn counts(&self) -> SlotsStatus {
+        // Where every flow is recorded, no slot is ever settled.
+        let waiting = match self.tracking {
+            Tracking::EveryFlow => self.span.length,
+            Tracking::Nothing | Tracking::Moves => self.waiting,
+        };
+        SlotsStatus {
+            settled: self.span.length - waiting,
+            moving: self.moving,
+            exceptions: waiting - self.moving,
         }
     }
 
@@ -286,6 +302,8 @@ impl Ring {
     fn set(&mut self, position: u32, slot: Slot, now: Duration) {
         self.digest = None;
         let old = std::mem::replace(&mut self.slots[position as usize], slot);
+        self.moving += u32::from(is_moving(slot));
+        self.moving -= u32::from(is_moving(old));
         match (self.tracking.leaves(old), self.tracking.leaves(slot)) {
             (true, false) => self.waiting += 1,
             (false, true) => self.waiting -= 1,
@@ -298,6 +316,10 @@ impl Ring {
             self.since[position as usize] = now;
         }
     }
+}
+
+fn is_moving(slot: Slot) -> bool {
+    matches!(slot.prior(), Prior::Moving(_))
 }
 
 // === impl Tracking ===

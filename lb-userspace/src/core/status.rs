@@ -39,6 +39,24 @@ pub struct Status {
     pub notices: Vec<String>,
     /// What the data plane did with packets.
     pub packets: PacketStatus,
+    /// The records of flows, as the last sweep left them.
+    #[serde(default)]
+    pub flows: FlowsStatus,
+}
+
+/// The records of flows. There are none while every slot is settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsStatus {
+    /// Flows that are recorded.
+    pub recorded: u64,
+    /// Flows whose opening packet alone was seen, in a table of their own.
+    pub half_open: u64,
+    /// `limits.flows`: how many can be recorded.
+    pub limit: u64,
+    /// Records that the full table gave up or did not take, since the daemon's start.
+    pub lost: u64,
+    /// The same of half-open flows.
+    pub half_open_lost: u64,
 }
 
 /// An interface and how the program is attached to it: `mode` is what came of `auto`.
@@ -166,6 +184,9 @@ pub struct ServiceStatus {
     /// Whether so few backends are healthy that flows go to all of them.
     #[serde(default)]
     pub panic: bool,
+    /// The slots of its ring.
+    #[serde(default)]
+    pub slots: SlotsStatus,
     /// Its backends, in the order of their names.
     pub backends: Vec<BackendStatus>,
     /// Backends that were removed and go when their old flows have ended.
@@ -182,6 +203,17 @@ pub struct LeavingStatus {
     pub address: IpAddr,
     /// Its recorded flows.
     pub tracked_flows: u64,
+}
+
+/// How many slots of a ring are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsStatus {
+    /// Their owner has every flow, and nothing is recorded.
+    pub settled: u32,
+    /// They changed hands less than an idle time-out ago.
+    pub moving: u32,
+    /// They have moved, and some of their flows live on elsewhere.
+    pub exceptions: u32,
 }
 
 /// What a backend is.

@@ -85,9 +85,8 @@ impl Core {
             (Some(suspicion), _) if changed || suspicion.is_over(self.now) => {
                 self.end_suspicion(suspicion);
             }
-            (Some(_), _) => {}
             (None, Some(fall)) => self.begin_suspicion(fall),
-            (None, None) => {}
+            (Some(_), _) | (None, None) => {}
         }
     }
 

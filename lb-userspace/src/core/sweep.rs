@@ -79,6 +79,17 @@ pub struct Findings {
     pub half_open: u64,
     /// How many stay of the others.
     pub confirmed: u64,
+    /// How many were lost since the daemon's start.
+    pub lost: Lost,
+}
+
+/// Records that a full table gave up for newer ones, or did not take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Of those whose opening packet alone was seen.
+    pub half_open: u64,
+    /// Of the others.
+    pub confirmed: u64,
 }
 
 /// Records of one backend.
@@ -90,17 +101,46 @@ pub struct Count {
     pub active: u32,
 }
 
-impl Findings {
-    /// Takes a record that stays into account.
-    pub fn keep(&mut self, record: &FlowRecord, service: &Swept) {
-        let number = record.number();
-        if !service.every_flow {
-            *self.recorded.entry(record.slot.load()).or_default().entry(number).or_default() += 1;
+/// A record that stays, as far as the core asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Staying {
+    /// Its slot, if that may settle some day.
+    slot: Option<u32>,
+    backend: u16,
+    active: bool,
+}
+
+impl Staying {
+    /// What is to be known of a record.
+    pub fn new(record: &FlowRecord, service: &Swept) -> Self {
+        Self {
+            slot: (!service.every_flow).then(|| record.slot.load()),
+            backend: record.number(),
+            active: record.closing.load() == 0,
         }
-        let count = self.by_backend.entry(number).or_default();
-        count.flows += 1;
-        count.active += u32::from(record.closing.load() == 0);
     }
+}
+
+impl Findings {
+    /// Counts the records that stay. They are sorted first: that is several times as fast as
+    /// looking the place of each up.
+    pub fn take(&mut self, mut staying: Vec<Staying>) {
+        staying.sort_unstable();
+        for same in staying.chunk_by(|a, b| (a.slot, a.backend) == (b.slot, b.backend)) {
+            let Staying { slot, backend, .. } = same[0];
+            let flows = count(same.iter());
+            if let Some(slot) = slot {
+                *self.recorded.entry(slot).or_default().entry(backend).or_default() += flows;
+            }
+            let total = self.by_backend.entry(backend).or_default();
+            total.flows += flows;
+            total.active += count(same.iter().filter(|record| record.active));
+        }
+    }
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
 }
 
 /// What to add to a load so that it is what the sweep counted. The sweep saw records at moments
@@ -145,7 +185,7 @@ impl Core {
 
     /// Whether any slot remembers anything, any backend drains, or records are left.
     fn is_restless(&self) -> bool {
-        self.recorded_flows != (0, 0)
+        !self.flow_table.is_empty()
             || self.services.values().any(|service| {
                 !service.ring.is_settled()
                     || !service.leaving.is_empty()
@@ -155,7 +195,7 @@ impl Core {
 
     /// A sweep has ended: slots settle, drains end.
     pub fn swept(&mut self, findings: Findings, now: Now) {
-        self.recorded_flows = (findings.half_open, findings.confirmed);
+        self.actions.extend(self.flow_table.swept(&findings));
         let names: Vec<Name> = self.services.keys().cloned().collect();
         for name in names {
             self.sweep_service(&name, &findings, now);

@@ -111,7 +111,7 @@ impl Daemon {
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
         self.leave_vrrp().await;
         self.publish(EventKind::Stopped, None);
-        self.edges.saver.save_now(&self.state());
+        self.edges.saver.save_now(self.state());
         let _ = self.shutdown.send(true);
         for server in self.servers {
             // The servers end by themselves; one that does not has its connections cut.
@@ -184,7 +184,7 @@ impl Daemon {
         }
         if self.unsaved.is_some() {
             // What changed meanwhile is still to be kept.
-            self.edges.saver.save_soon(&self.state());
+            self.edges.saver.save_soon(self.state());
         }
         self.unsaved = unsaved;
     }
@@ -265,7 +265,7 @@ impl Daemon {
                 // Places are kept before they are used, states after the tables are right.
                 Action::Persist if position == 0 => {
                     let state = self.state();
-                    tokio::task::block_in_place(|| self.edges.saver.save_now(&state));
+                    tokio::task::block_in_place(|| self.edges.saver.save_now(state));
                 }
                 Action::Persist => persist = true,
                 Action::Targets => wanted = true,
@@ -291,7 +291,7 @@ impl Daemon {
             self.edges.resolver.watch(self.core.addresses());
         }
         if persist {
-            self.edges.saver.save_soon(&self.state());
+            self.edges.saver.save_soon(self.state());
         }
         self.inform_vrrp();
     }

@@ -25,6 +25,7 @@ use crate::{
         Report, Role, SessionId, View, compare,
         packet::{CONFIG_BYTES_MAX, NAMES_MAX},
     },
+    vrrp::fsm::State,
 };
 
 /// How often time is told to the state machine.
@@ -246,6 +247,7 @@ impl Daemon {
         match wake {
             Wake::Tick => {
                 let now = self.clock.now().monotonic;
+                self.tell_who_has_the_addresses();
                 self.with_peers(|peers, view| peers.tick(view, now));
                 self.look_for_lost_flows();
             }
@@ -253,6 +255,19 @@ impl Daemon {
             Wake::Recorded(flows) => self.say_flows(&flows, None),
             Wake::Dump((id, dump)) => self.dumped(id, dump),
         }
+    }
+
+    /// Tells the sessions' state machine whether this node has the addresses, where VRRP decides
+    /// that: whoever has them leads.
+    pub(super) fn tell_who_has_the_addresses(&mut self) {
+        if self.replication.is_none() {
+            return;
+        }
+        let decided = !self.config.vrrp.is_empty();
+        let instances = || self.edges.vrrp.status();
+        let leads = decided.then(|| instances().iter().any(|i| i.state == State::Master));
+        let now = self.clock.now().monotonic;
+        self.with_peers(|peers, view| peers.leads(leads, view, now));
     }
 
     /// Says what was written to peers, if they go by it.
@@ -362,7 +377,11 @@ impl Daemon {
         let Ok(now) = kernel_seconds() else { return };
         let messages = self.core.say_flows(flows, now);
         match to {
-            Some(id) => messages.iter().for_each(|message| replication.say(id, message)),
+            Some(id) => {
+                for message in &messages {
+                    replication.say(id, message);
+                }
+            }
             None => replication.broadcast(&messages),
         }
         replication.counts.flows_sent += flows.len() as u64;
@@ -443,15 +462,13 @@ impl Daemon {
                 if feed.position == 0 {
                     messages = self.core.say_backends(service);
                 }
-                match self.core.say_slots(service, feed.position) {
-                    Some(Message::Slots(slots)) => {
-                        feed.position += u32::try_from(slots.changes.len()).unwrap_or(u32::MAX);
-                        messages.push(Message::Slots(slots));
-                    }
-                    _ => {
-                        feed.services.pop_front();
-                        feed.position = 0;
-                    }
+                let slots = self.core.say_slots(service, feed.position);
+                if let Some(Message::Slots(slots)) = slots {
+                    feed.position += u32::try_from(slots.changes.len()).unwrap_or(u32::MAX);
+                    messages.push(Message::Slots(slots));
+                } else {
+                    feed.services.pop_front();
+                    feed.position = 0;
                 }
             } else {
                 feed.services.clear();
@@ -486,7 +503,9 @@ impl Daemon {
                 }
             }
             let Some(replication) = &mut self.replication else { return };
-            messages.iter().for_each(|message| replication.say(id, message));
+            for message in &messages {
+                replication.say(id, message);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Answers to what people and machines ask.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use lb_common::{
     layout::Answer,
@@ -8,18 +8,21 @@ use lb_common::{
     steer::Why,
 };
 
-use super::driver::Daemon;
+use super::{driver::Daemon, traffic::Sheet};
 use crate::{
     config,
     control::Request,
-    core::{EventKind, ExplainRequest, Explanation, Status},
+    core::{EventKind, ExplainRequest, Explanation},
 };
 
 impl Daemon {
     /// Answers a question. Whoever asked may be gone; then nobody hears.
     pub(super) fn answer(&mut self, request: Request) {
         match request {
-            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Status(reply) => {
+                let sheet = self.sheet();
+                tokio::task::spawn_blocking(move || drop(reply.send(sheet.complete())));
+            }
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question))),
             Request::Command(command, reply) => {
                 let outcome = self.core.command(command, self.clock.now());
@@ -35,7 +38,7 @@ impl Daemon {
         }
     }
 
-    fn status(&mut self) -> Status {
+    fn sheet(&mut self) -> Sheet {
         let mut status = self.core.status();
         if let Some(replication) = &self.replication {
             let now = self.clock.now().monotonic;
@@ -44,8 +47,8 @@ impl Daemon {
         status.interfaces.clone_from(&self.interfaces);
         status.notices.extend(self.unsaved.as_deref().map(unsaved_notice));
         status.vrrp = self.edges.vrrp.status();
-        self.past.fill(&mut status, &self.core, &self.tables.counters);
-        status
+        let (past, counters) = (self.past.clone(), Arc::clone(&self.tables.counters));
+        Sheet { status, numbers: self.core.numbers(), past, counters }
     }
 
     /// Reads the configuration anew.

@@ -76,31 +76,23 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     for notice in notices {
         core.notice(notice);
     }
-    let replication = match key {
-        Some(key) => {
-            let recorded = RecordedFlows::open(&id, &config.node.bpf_dir)?;
-            Replication::start(&config, key, recorded, clock.now().monotonic).await?
-        }
-        None => None,
-    };
+    let replication = start_replication(&config, key, &id, clock).await?;
     let control = control::Server::bind(&config.control)?;
     let admin = admin::Server::bind(config.admin.listen).await?;
 
     let events = EventLog::default();
-    let metrics = Metrics::default();
     let (request_sender, requests) = mpsc::channel(REQUESTS_WAITING);
     let (report_sender, health) = mpsc::channel(REPORTS_WAITING);
     let (netlink_sender, netlink) = mpsc::channel(REPORTS_WAITING);
     let (ready, readiness) = watch::channel(false);
     let (shutdown, shutting_down) = watch::channel(false);
     let handle = Handle { requests: request_sender, events: events.clone() };
-    let saver = Saver::start(&config.node.state_dir)?;
     let replaces = !adopted && config.node.bpf_dir.join("links").exists();
     let edges = Edges {
         checker: Checker::new(report_sender, clock),
         resolver: Resolver::start(netlink_sender).await?,
-        saver,
-        metrics,
+        saver: Saver::start(&config.node.state_dir)?,
+        metrics: Metrics::default(),
         events,
         requests,
         health,
@@ -137,13 +129,12 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         // The live tables go on serving meanwhile.
         daemon.wait_for_backends(REPLACE_PATIENCE).await;
     }
-    if let Err(error) = take_over(&mut daemon, earlier.as_ref()) {
+    take_over(&mut daemon, earlier.as_ref()).inspect_err(|_| {
         if !adopted {
             // The tables of the run before are still the ones that packets go by.
-            daemon.edges.saver.save_now(&state);
+            daemon.edges.saver.save_now(state.clone());
         }
-        return Err(error);
-    }
+    })?;
     remains.kept = true;
     daemon.start_vrrp(&state.vrrp);
     // Not before the start is certain: dropped here, the servers leave no socket behind. Who asks
@@ -164,6 +155,18 @@ fn read_object(options: &Options) -> Result<Vec<u8>> {
         Some(path) => fs::read(path).with_context(|| format!("reading {}", path.display())),
         None => Ok(dataplane::OBJECT.to_vec()),
     }
+}
+
+/// Looks for peers, if there is a key to share with them.
+async fn start_replication(
+    config: &Config,
+    key: Option<Key>,
+    id: &TablesId,
+    clock: Clock,
+) -> Result<Option<Replication>> {
+    let Some(key) = key else { return Ok(None) };
+    let recorded = RecordedFlows::open(id, &config.node.bpf_dir)?;
+    Ok(Replication::start(config, key, recorded, clock.now().monotonic).await?)
 }
 
 /// Attaches the program, with the records of flows that the tables of the run before hold.

@@ -46,9 +46,8 @@ pub(super) struct Saver {
 }
 
 struct Job {
-    content: Vec<u8>,
-    /// The secret of the flow hash, which is kept in a file of its own as well.
-    seed: Option<[u64; 2]>,
+    /// Made into text by the thread that writes: thousands of backends take milliseconds.
+    state: State,
     done: Option<mpsc::Sender<()>>,
 }
 
@@ -168,26 +167,20 @@ impl Saver {
     }
 
     /// Keeps a state soon.
-    pub(super) fn save_soon(&self, state: &State) {
+    pub(super) fn save_soon(&self, state: State) {
         self.send(state, None);
     }
 
     /// Keeps a state, and returns when it is on disk (or when that failed, which is logged).
-    pub(super) fn save_now(&self, state: &State) {
+    pub(super) fn save_now(&self, state: State) {
         let (done, wait) = mpsc::channel();
         self.send(state, Some(done));
         let _ = wait.recv();
     }
 
-    fn send(&self, state: &State, done: Option<mpsc::Sender<()>>) {
-        match serde_json::to_vec_pretty(state) {
-            // The thread ends only with the last sender.
-            Ok(content) => {
-                let seed = state.tables.as_ref().map(|tables| tables.seed);
-                drop(self.jobs.send(Job { content, seed, done }));
-            }
-            Err(error) => error!("the state cannot be written: {error}"),
-        }
+    fn send(&self, state: State, done: Option<mpsc::Sender<()>>) {
+        // The thread ends only with the last sender.
+        drop(self.jobs.send(Job { state, done }));
     }
 }
 
@@ -206,8 +199,11 @@ fn write_all(
             job = next;
             waiting.extend(job.done.take());
         }
-        let mut written = replace(path, &job.content);
-        if let (Ok(()), Some(seed)) = (&written, job.seed.filter(|seed| kept != Some(*seed))) {
+        let mut written = serde_json::to_vec_pretty(&job.state)
+            .map_err(io::Error::other)
+            .and_then(|content| replace(path, &content));
+        let seed = job.state.tables.as_ref().map(|tables| tables.seed);
+        if let (Ok(()), Some(seed)) = (&written, seed.filter(|seed| kept != Some(*seed))) {
             let [low, high] = seed;
             written = replace(seed_path, format!("[{low}, {high}]\n").as_bytes());
             kept = written.is_ok().then_some(seed);
@@ -262,8 +258,8 @@ mod tests {
             vrrp: Vec::new(),
         };
         let saver = Saver::start(directory.path()).unwrap();
-        saver.save_soon(&State::default());
-        saver.save_now(&state);
+        saver.save_soon(State::default());
+        saver.save_now(state.clone());
         let (read, notices) = State::load(directory.path()).unwrap();
         assert_eq!((read.tables, read.core), (state.tables, state.core));
         assert_eq!(notices, Vec::<String>::new());
@@ -293,7 +289,7 @@ mod tests {
         let saver = Saver::start(directory.path()).unwrap();
         for seed in [[1, u64::MAX], [3, 4]] {
             let tables = Some(TablesId::new(NO_TABLES, seed));
-            saver.save_now(&State { tables, ..State::default() });
+            saver.save_now(State { tables, ..State::default() });
             fs::write(file(directory.path()), "ruined").unwrap();
             let (read, notices) = State::load(directory.path()).unwrap();
             assert_eq!((read.tables.unwrap().seed, notices.len()), (seed, 1));
@@ -309,10 +305,10 @@ mod tests {
         let saver = Saver::start(directory.path()).unwrap();
         let obstacle = directory.path().join("state.json.new");
         fs::create_dir(&obstacle).unwrap();
-        saver.save_now(&State::default());
+        saver.save_now(State::default());
         assert!(saver.failure().unwrap().contains("state.json failed"), "{:?}", saver.failure());
         fs::remove_dir(&obstacle).unwrap();
-        saver.save_now(&State::default());
+        saver.save_now(State::default());
         assert_eq!(saver.failure(), None);
     }
 

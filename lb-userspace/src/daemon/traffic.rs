@@ -1,22 +1,34 @@
 //! Traffic figures: the kernel's counters, joined with what the core knows.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use lb_common::{layout::BackendCounters, reason::Refusal};
 
 use crate::{
     config::Name,
-    core::{BackendId, Core, Status},
+    core::{BackendId, Status},
     dataplane::Counters,
 };
 
 /// What backends that are gone have forwarded, by service: totals never go back while a service
 /// lives.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Past {
     services: HashMap<Name, BackendCounters>,
     all: BackendCounters,
 }
+
+/// A status without its figures yet, and what they are made of.
+#[derive(Debug)]
+pub(super) struct Sheet {
+    pub(super) status: Status,
+    /// The numbers of its backends, in their order.
+    pub(super) numbers: Vec<u16>,
+    pub(super) past: Past,
+    pub(super) counters: Arc<Counters>,
+}
+
+// === impl Past ===
 
 impl Past {
     /// Adds what a backend that is going has forwarded.
@@ -25,16 +37,16 @@ impl Past {
         add(&mut self.all, counters);
     }
 
-    /// Fills a status' figures in.
-    pub(super) fn fill(&self, status: &mut Status, core: &Core, counters: &Counters) {
-        let now: HashMap<BackendId, BackendCounters> =
-            core.backend_numbers().map(|(id, number)| (id, counters.backend(number))).collect();
+    /// Fills a status' figures in. `numbers` are those of its backends, in their order.
+    fn fill(&self, status: &mut Status, numbers: &[u16], counters: &Counters) {
+        let end = numbers.iter().max().map_or(0, |highest| usize::from(*highest) + 1);
+        let traffic = counters.backends(end);
+        let mut figures = numbers.iter().map(|number| traffic.get(usize::from(*number)).copied());
         let mut total = self.all;
         for service in &mut status.services {
             let mut sum = self.services.get(&service.name).copied().unwrap_or_default();
             for backend in &mut service.backends {
-                let id = BackendId { service: service.name.clone(), backend: backend.name.clone() };
-                let figures = now.get(&id).copied().unwrap_or_default();
+                let figures = figures.next().flatten().unwrap_or_default();
                 backend.packets = figures.sent + figures.redirected;
                 backend.bytes = figures.bytes;
                 backend.new_flows = figures.new_flows;
@@ -53,6 +65,16 @@ impl Past {
             };
             list.push((count.reason.name().to_owned(), count.packets));
         }
+    }
+}
+
+// === impl Sheet ===
+
+impl Sheet {
+    /// Reads the counters: system calls, which the daemon's task does not wait for.
+    pub(super) fn complete(mut self) -> Status {
+        self.past.fill(&mut self.status, &self.numbers, &self.counters);
+        self.status
     }
 }
 

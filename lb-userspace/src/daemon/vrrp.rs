@@ -28,6 +28,7 @@ impl Daemon {
             Told::Note(what) => EventKind::VrrpNote { instance, what },
         };
         self.publish(kind, None);
+        self.tell_who_has_the_addresses();
     }
 
     /// Tells VRRP what it follows.
@@ -39,6 +40,7 @@ impl Daemon {
         let names = self.attachments.iter().map(|attachment| &attachment.name);
         self.edges.vrrp.set_facts(DaemonFacts {
             services: self.core.serving(),
+            machine_suspected: self.core.machine_suspected(),
             attached: names.map(|name| (name.clone(), attached(name))).collect(),
         });
     }

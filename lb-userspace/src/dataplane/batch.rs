@@ -99,6 +99,11 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
         Ok(Self { map, max_entries, batched, entries: PhantomData })
     }
 
+    /// Whether the kernel has calls for many entries at a time; else they go one by one.
+    pub fn is_batched(&self) -> bool {
+        self.batched
+    }
+
     /// Calls `see` for every entry, and returns how many there were.
     ///
     /// No key is seen twice, and none that stays is missed; one that comes or goes meanwhile may
@@ -307,7 +312,7 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
     }
 
     fn single(&self, key: u64, value: u64) -> SingleAttr {
-        SingleAttr { map_fd: raw_fd(&self.map), pad: 0, key, value, flags: 0 }
+        SingleAttr::new(&self.map, key, value)
     }
 }
 
@@ -366,7 +371,7 @@ fn found(result: io::Result<()>) -> io::Result<bool> {
 
 /// Commands of bpf(2), from `linux/bpf.h`.
 #[derive(Debug, Clone, Copy)]
-enum Command {
+pub(super) enum Command {
     Lookup = 1,
     Update = 2,
     Delete = 3,
@@ -378,7 +383,7 @@ enum Command {
 
 /// `union bpf_attr` for one entry. `value` is the next key's place for [`Command::NextKey`].
 #[repr(C)]
-struct SingleAttr {
+pub(super) struct SingleAttr {
     map_fd: u32,
     pad: u32,
     key: u64,
@@ -389,15 +394,21 @@ struct SingleAttr {
 /// `union bpf_attr` for many entries.
 #[repr(C)]
 #[derive(Default)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
+pub(super) struct BatchAttr {
+    pub(super) in_batch: u64,
+    pub(super) out_batch: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map_fd: u32,
+    pub(super) elem_flags: u64,
+    pub(super) flags: u64,
+}
+
+impl SingleAttr {
+    pub(super) fn new(map: &MapData, key: u64, value: u64) -> Self {
+        Self { map_fd: raw_fd(map), pad: 0, key, value, flags: 0 }
+    }
 }
 
 impl BatchAttr {
@@ -415,7 +426,7 @@ impl BatchAttr {
 ///
 /// `attr` is the layout of the command, and each address in it leads to memory that the kernel may
 /// read, or write where the command answers there, as far as the map's sizes and the count go.
-unsafe fn bpf<A>(command: Command, attr: &mut A) -> io::Result<()> {
+pub(super) unsafe fn bpf<A>(command: Command, attr: &mut A) -> io::Result<()> {
     // SAFETY: the caller's promise; attr is exclusive and of the size given.
     let answer = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<A>())
@@ -423,20 +434,20 @@ unsafe fn bpf<A>(command: Command, attr: &mut A) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn address<T: ?Sized>(memory: &T) -> u64 {
+pub(super) fn address<T: ?Sized>(memory: &T) -> u64 {
     (&raw const *memory).cast::<u8>().expose_provenance() as u64
 }
 
-fn address_mut<T: ?Sized>(memory: &mut T) -> u64 {
+pub(super) fn address_mut<T: ?Sized>(memory: &mut T) -> u64 {
     (&raw mut *memory).cast::<u8>().expose_provenance() as u64
 }
 
-fn raw_fd(map: &MapData) -> u32 {
+pub(super) fn raw_fd(map: &MapData) -> u32 {
     map.fd().as_fd().as_raw_fd().cast_unsigned()
 }
 
 /// A batch's length; what is above the field's range is left for later calls.
-fn count(len: usize) -> u32 {
+pub(super) fn count(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 

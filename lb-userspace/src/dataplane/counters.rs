@@ -1,17 +1,25 @@
 //! What the program counts, summed over the CPUs.
 
-use std::fmt;
+use std::io;
 
-use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
-use lb_common::{layout::BackendCounters, reason::Reason};
+use aya::maps::MapData;
+use lb_common::{
+    layout::{BackendCounters, RecordCounters},
+    reason::Reason,
+    steer::Stage,
+};
+use tracing::warn;
 
-use super::error::Error;
+use super::{error::Error, percpu::PerCpuTable};
 
-/// The counters' maps. Entries are read as plain words, in the order of [`BackendCounters`].
+/// The counters' maps. Entries are read as plain words, in the order of [`BackendCounters`] and
+/// [`RecordCounters`].
+#[derive(Debug)]
 pub struct Counters {
-    backends: PerCpuArray<MapData, [u64; 4]>,
-    reasons: PerCpuArray<MapData, u64>,
-    lost_news: PerCpuArray<MapData, u64>,
+    backends: PerCpuTable<4>,
+    reasons: PerCpuTable<1>,
+    records: PerCpuTable<3>,
+    lost_news: PerCpuTable<1>,
 }
 
 /// How many packets were not forwarded for one reason.
@@ -23,58 +31,71 @@ pub struct ReasonCount {
     pub packets: u64,
 }
 
-impl fmt::Debug for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counters").finish_non_exhaustive()
-    }
-}
-
 impl Counters {
     pub(super) fn new(
         backends: MapData,
         reasons: MapData,
+        records: MapData,
         lost_news: MapData,
     ) -> Result<Self, Error> {
-        let refused = |error: aya::maps::MapError| Error::from_load("the counters", &error);
         Ok(Self {
-            backends: Map::PerCpuArray(backends).try_into().map_err(refused)?,
-            reasons: Map::PerCpuArray(reasons).try_into().map_err(refused)?,
-            lost_news: Map::PerCpuArray(lost_news).try_into().map_err(refused)?,
+            backends: PerCpuTable::new(backends)?,
+            reasons: PerCpuTable::new(reasons)?,
+            records: PerCpuTable::new(records)?,
+            lost_news: PerCpuTable::new(lost_news)?,
         })
+    }
+
+    /// The traffic of the backends with the numbers below `end`. What cannot be read is zero.
+    pub fn backends(&self, end: usize) -> Vec<BackendCounters> {
+        let sums = told(self.backends.sums(end));
+        let traffic = sums.into_iter().map(|[sent, redirected, bytes, new_flows]| {
+            BackendCounters { sent, redirected, bytes, new_flows }
+        });
+        traffic.collect()
     }
 
     /// A backend's traffic.
     pub fn backend(&self, number: u16) -> BackendCounters {
-        let Ok(values) = self.backends.get(&u32::from(number), 0) else {
+        let Ok([sent, redirected, bytes, new_flows]) = self.backends.one(u32::from(number)) else {
             return BackendCounters::default();
         };
-        let sum = |field: usize| values.iter().map(|cpu| cpu[field]).sum();
-        BackendCounters { sent: sum(0), redirected: sum(1), bytes: sum(2), new_flows: sum(3) }
+        BackendCounters { sent, redirected, bytes, new_flows }
     }
 
     /// Packets not forwarded, for every reason.
     pub fn reasons(&self) -> Vec<ReasonCount> {
-        Reason::ALL
-            .into_iter()
-            .map(|reason| {
-                let values = self.reasons.get(&(reason as u32), 0);
-                let packets = values.map_or(0, |values| values.iter().sum());
-                ReasonCount { reason, packets }
-            })
-            .collect()
+        let sums = told(self.reasons.sums(Reason::ALL.len()));
+        let packets = sums.into_iter().map(|[packets]| packets).chain(std::iter::repeat(0));
+        let counts = Reason::ALL.into_iter().zip(packets);
+        counts.map(|(reason, packets)| ReasonCount { reason, packets }).collect()
+    }
+
+    /// What became of the records of a stage.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's word.
+    pub fn records(&self, stage: Stage) -> io::Result<RecordCounters> {
+        let [kept, forgotten, refused] = self.records.one(stage as u32)?;
+        Ok(RecordCounters { kept, forgotten, refused })
     }
 
     /// How many recorded flows the program could not tell of, since the ring buffer was full.
     pub fn lost_flow_news(&self) -> u64 {
-        self.lost_news.get(&0, 0).map_or(0, |values| values.iter().sum())
+        self.lost_news.one(0).map_or(0, |[lost]| lost)
     }
 
     /// Sets a backend's counters to zero.
-    pub fn clear(&mut self, number: u16) {
-        let Ok(cpus) = aya::util::nr_cpus() else { return };
-        if let Ok(zeros) = PerCpuValues::try_from(vec![[0; 4]; cpus]) {
-            // A failure leaves the figures of an earlier backend in place: no harm to traffic.
-            let _ = self.backends.set(u32::from(number), zeros, 0);
-        }
+    pub fn clear(&self, number: u16) {
+        // A failure leaves the figures of an earlier backend in place: no harm to traffic.
+        let _ = self.backends.clear(u32::from(number));
     }
+}
+
+fn told<T>(sums: io::Result<Vec<T>>) -> Vec<T> {
+    sums.unwrap_or_else(|error| {
+        warn!("the program's counters cannot be read: {error}");
+        Vec::new()
+    })
 }

@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod grace;
 mod mapped;
+mod percpu;
 mod recorded;
 mod sweep;
 mod tables;
@@ -31,6 +32,7 @@ pub use self::{
     earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
+    grace::kernel_tells_grace_periods,
     mapped::Mapped,
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},

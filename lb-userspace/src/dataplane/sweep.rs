@@ -6,22 +6,25 @@
 use std::{
     io,
     path::Path,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use lb_common::{
     hash::mix,
-    layout::{FlowKey, FlowRecord, Life},
+    layout::{FlowKey, FlowRecord, Life, RecordCounters},
     slot::Slot,
     steer::{Stage, Tables as _},
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{TablesId, batch::HashTable, error::Error, mapped::Mapped};
+use super::{TablesId, batch::HashTable, counters::Counters, error::Error, mapped::Mapped};
 use crate::{
     core::{
         KernelFlow,
-        sweep::{Findings, Order, correction, is_done},
+        sweep::{Findings, Order, Staying, correction, is_done},
     },
     sync::packet::FlowStage,
 };
@@ -34,11 +37,33 @@ pub(super) type Value = [u32; size_of::<FlowRecord>() / size_of::<u32>()];
 /// The two tables of records.
 #[derive(Debug)]
 pub struct Records {
-    half_open: HashTable<Key, Value>,
-    confirmed: HashTable<Key, Value>,
+    half_open: Table,
+    confirmed: Table,
+    counters: Arc<Counters>,
     /// When the last sweep began, by the kernel's clock; 0 before the first.
     swept: AtomicU32,
 }
+
+/// One of them, and an account of what it lost.
+#[derive(Debug)]
+struct Table {
+    stage: Stage,
+    entries: HashTable<Key, Value>,
+    account: Mutex<Account>,
+}
+
+/// What is missing from a table, of all that was put into it.
+#[derive(Debug, Default)]
+struct Account {
+    /// Records that the controller dropped.
+    dropped: u64,
+    /// What had been missing when the account was begun; none while it is not.
+    before: Option<u64>,
+    /// What is missing since.
+    lost: u64,
+}
+
+// === impl Records ===
 
 impl Records {
     /// Opens the tables of an id.
@@ -46,11 +71,21 @@ impl Records {
     /// # Errors
     ///
     /// [`Error`] if they are not there, or have other sizes.
-    pub fn open(id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
+    pub fn open(id: &TablesId, bpf_dir: &Path, counters: Arc<Counters>) -> Result<Self, Error> {
         let directory = id.directory(bpf_dir);
+        let open = |stage, name: &str| -> Result<Table, Error> {
+            let entries = HashTable::from_pin(directory.join(name))?;
+            let counted = counters.records(stage);
+            let counted = counted.map_err(Error::io(format!("reading the counters of {name}")))?;
+            // Nothing can be missing from a table that nothing was put into.
+            let before = (counted == RecordCounters::default()).then_some(0);
+            let account = Account { before, ..Account::default() };
+            Ok(Table { stage, entries, account: Mutex::new(account) })
+        };
         Ok(Self {
-            half_open: HashTable::from_pin(directory.join("HALF_OPEN"))?,
-            confirmed: HashTable::from_pin(directory.join("FLOWS"))?,
+            half_open: open(Stage::HalfOpen, "HALF_OPEN")?,
+            confirmed: open(Stage::Confirmed, "FLOWS")?,
+            counters,
             swept: AtomicU32::new(0),
         })
     }
@@ -66,13 +101,16 @@ impl Records {
         let mut findings = Findings { began: order.now, ..Findings::default() };
         let now = kernel_seconds()?;
         let times = Times { before: self.swept.swap(now, Ordering::Relaxed), now };
-        findings.half_open = sweep_table(&self.half_open, mapped, order, times, &mut findings)?;
-        let seen = std::mem::take(&mut findings.seen);
-        findings.confirmed = sweep_table(&self.confirmed, mapped, order, times, &mut findings)?;
-        findings.seen.extend(seen.into_iter().map(|flow| {
-            let stage = FlowStage::Opening;
-            KernelFlow { stage, ..flow }
-        }));
+        let walk = Walk { counters: &self.counters, mapped, order, times };
+        let mut stay = Vec::new();
+        (findings.half_open, findings.lost.half_open) =
+            self.half_open.sweep(walk, &mut stay, &mut findings.seen)?;
+        for flow in &mut findings.seen {
+            flow.stage = FlowStage::Opening;
+        }
+        (findings.confirmed, findings.lost.confirmed) =
+            self.confirmed.sweep(walk, &mut stay, &mut findings.seen)?;
+        findings.take(stay);
         for (number, before) in order.loads.iter().zip(before) {
             if let Some(load) = mapped.load(*number) {
                 let counted = findings.by_backend.get(number).map_or(0, |count| count.active);
@@ -89,10 +127,10 @@ impl Records {
     /// The kernel's word.
     pub fn dump(&self) -> io::Result<Vec<KernelFlow>> {
         let mut all = Vec::new();
-        self.half_open.for_each(|key, value| {
+        self.half_open.entries.for_each(|key, value| {
             all.push(KernelFlow { stage: FlowStage::Opening, ..kernel_flow(key, &record(value)) });
         })?;
-        self.confirmed.for_each(|key, value| all.push(kernel_flow(key, &record(value))))?;
+        self.confirmed.entries.for_each(|key, value| all.push(kernel_flow(key, &record(value))))?;
         Ok(all)
     }
 
@@ -113,17 +151,17 @@ impl Records {
                 FlowStage::Forgotten => forgotten.push(key),
             }
         }
-        self.confirmed.remove(&forgotten)?;
+        self.confirmed.drop(&forgotten)?;
         if !opening.is_empty() {
             // A flow that opens where there is a record has none there that leads anywhere.
             let keys: Vec<_> = opening.iter().map(|(key, _)| *key).collect();
-            self.confirmed.remove(&keys)?;
+            self.confirmed.drop(&keys)?;
             self.half_open.insert(&opening)?;
         }
         if !open.is_empty() {
             let keys: Vec<_> = open.iter().map(|(key, _)| *key).collect();
             self.confirmed.insert(&open)?;
-            self.half_open.remove(&keys)?;
+            self.half_open.drop(&keys)?;
         }
         Ok(())
     }
@@ -136,8 +174,8 @@ impl Records {
     pub fn forget(&self, stage: Stage, keys: &[FlowKey]) -> io::Result<u64> {
         let words: Vec<[u32; 6]> = keys.iter().map(|key| key.words()).collect();
         match stage {
-            Stage::HalfOpen => self.half_open.remove(&words),
-            Stage::Confirmed => self.confirmed.remove(&words),
+            Stage::HalfOpen => self.half_open.drop(&words),
+            Stage::Confirmed => self.confirmed.drop(&words),
         }
     }
 
@@ -147,7 +185,8 @@ impl Records {
     ///
     /// The kernel's word.
     pub fn count(&self) -> io::Result<(u64, u64)> {
-        Ok((self.half_open.for_each(|_, _| {})?, self.confirmed.for_each(|_, _| {})?))
+        let count = |table: &Table| table.entries.for_each(|_, _| {});
+        Ok((count(&self.half_open)?, count(&self.confirmed)?))
     }
 
     /// Adds records of another pair of tables, and returns how many.
@@ -164,39 +203,85 @@ impl Records {
     }
 }
 
-/// Drops the records of one table that are done, counts the others; returns how many stay.
-fn sweep_table(
-    table: &HashTable<Key, Value>,
-    mapped: &Mapped,
-    order: &Order,
-    times: Times,
-    findings: &mut Findings,
-) -> io::Result<u64> {
-    let now = times.now;
-    let mut done = Vec::new();
-    let mut stay = 0;
-    table.for_each(|key, value| {
-        let record = record(value);
-        let life = mapped.backend(record.number()).map_or(Life(0), |b| Life(b.life.load()));
-        let stays = order.services.get(&flow_key(key).service()).filter(|service| {
-            let slot = || mapped.slot(record.slot.load()).unwrap_or(Slot::settled(Slot::NONE));
-            let slot = (!service.every_flow).then(slot);
-            !is_done(&record, slot, life, now, service.idle_seconds)
-        });
-        if let Some(service) = stays {
-            stay += 1;
+// === impl Table ===
+
+impl Table {
+    /// Drops the records that are done and adds the others to `stay`, and those of them that
+    /// peers are to be told of to `seen`. Returns how many stay, and how many were lost since the
+    /// account was begun.
+    fn sweep(
+        &self,
+        walk: Walk<'_>,
+        stay: &mut Vec<Staying>,
+        seen: &mut Vec<KernelFlow>,
+    ) -> io::Result<(u64, u64)> {
+        let Walk { counters, mapped, order, times } = walk;
+        let mut done = Vec::new();
+        let already = stay.len();
+        let before = counters.records(self.stage)?;
+        let met = self.entries.for_each(|key, value| {
+            let record = record(value);
+            let life = mapped.backend(record.number()).map_or(Life(0), |b| Life(b.life.load()));
+            let stays = order.services.get(&flow_key(key).service()).filter(|service| {
+                let slot = || mapped.slot(record.slot.load()).unwrap_or(Slot::settled(Slot::NONE));
+                let slot = (!service.every_flow).then(slot);
+                !is_done(&record, slot, life, times.now, service.idle_seconds)
+            });
+            let Some(service) = stays else {
+                // A service that is gone has no flows.
+                done.push(*key);
+                return;
+            };
             let period = order.refresh_seconds.get(&flow_key(key).service());
             if period.is_some_and(|period| times.is_due(key, &record, *period)) {
-                findings.seen.push(kernel_flow(key, &record));
+                seen.push(kernel_flow(key, &record));
             }
-            findings.keep(&record, service);
-        } else {
-            // A service that is gone has no flows.
-            done.push(*key);
-        }
-    })?;
-    table.remove(&done)?;
-    Ok(stay)
+            stay.push(Staying::new(&record, service));
+        })?;
+        let after = counters.records(self.stage)?;
+        // What came before the walk less what went until its end: never more than was lost.
+        let lost = self.account().balance(before, after, met);
+        self.drop(&done)?;
+        Ok(((stay.len() - already) as u64, lost))
+    }
+
+    fn insert(&self, entries: &[(Key, Value)]) -> io::Result<u64> {
+        // What is there then, the program did not put there.
+        self.account().before = None;
+        self.entries.insert(entries)
+    }
+
+    fn drop(&self, keys: &[Key]) -> io::Result<u64> {
+        let dropped = self.entries.remove(keys)?;
+        self.account().dropped += dropped;
+        Ok(dropped)
+    }
+
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    /// What is lost, from counts before and after a walk that met so many records.
+    fn balance(&mut self, before: RecordCounters, after: RecordCounters, met: u64) -> u64 {
+        let gone = after.forgotten + self.dropped + met;
+        let missing = (before.kept + before.refused).saturating_sub(gone);
+        let since = missing.saturating_sub(*self.before.get_or_insert(missing));
+        self.lost = self.lost.max(since);
+        self.lost
+    }
+}
+
+/// What a walk through a table needs to know.
+#[derive(Clone, Copy)]
+struct Walk<'w> {
+    counters: &'w Counters,
+    mapped: &'w Mapped,
+    order: &'w Order,
+    times: Times,
 }
 
 /// When this sweep began, and the one before.
@@ -251,4 +336,32 @@ fn record([backend, seen, slot, closing]: &[u32; 4]) -> FlowRecord {
 
 fn flow_key([a, b, c, d, ports, service]: &[u32; 6]) -> FlowKey {
     FlowKey::new([*a, *b, *c, *d], *ports, *service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(kept: u64, forgotten: u64) -> RecordCounters {
+        RecordCounters { kept, forgotten, refused: 0 }
+    }
+
+    #[test]
+    fn what_was_kept_and_is_neither_there_nor_dropped_is_lost() {
+        let mut account = Account { before: Some(0), ..Account::default() };
+        assert_eq!(account.balance(counted(100, 10), counted(120, 10), 90), 0);
+        account.dropped += 30;
+        assert_eq!(account.balance(counted(200, 10), counted(200, 20), 130), 20);
+        // Seen by the walk although made after the count: nothing is lost back.
+        assert_eq!(account.balance(counted(200, 20), counted(300, 20), 200), 20);
+        let refused = RecordCounters { kept: 300, forgotten: 20, refused: 5 };
+        assert_eq!(account.balance(refused, refused, 230), 25);
+    }
+
+    #[test]
+    fn an_account_begun_late_starts_from_nothing() {
+        let mut account = Account::default();
+        assert_eq!(account.balance(counted(100, 0), counted(100, 0), 70), 0);
+        assert_eq!(account.balance(counted(110, 0), counted(110, 0), 70), 10);
+    }
 }

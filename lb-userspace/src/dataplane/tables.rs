@@ -6,7 +6,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, MapInfo},
 };
-use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason};
+use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason, steer::Stage};
 
 use super::{
     TablesId,
@@ -18,7 +18,7 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 11] = [
+pub const MAPS: [(&str, u32); 12] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -30,6 +30,7 @@ pub const MAPS: [(&str, u32); 11] = [
     ("REASON_COUNTERS", 8),
     ("FLOW_NEWS", 0),
     ("FLOW_NEWS_LOST", 8),
+    ("RECORD_COUNTERS", 24),
 ];
 
 /// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
@@ -44,7 +45,7 @@ pub struct Tables {
     /// The records of flows.
     pub records: Arc<Records>,
     /// What the program counts.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
 }
 
 impl Tables {
@@ -61,12 +62,13 @@ impl Tables {
         let _ebpf = load(object, id, bpf_dir, Ingress::NONE)?;
         check(&directory, id.limits, &MAPS)?;
         let mapped = map_arrays(&directory, id.limits)?;
-        let counters = Counters::new(
+        let counters = Arc::new(Counters::new(
             pinned(&directory, "BACKEND_COUNTERS")?,
             pinned(&directory, "REASON_COUNTERS")?,
+            pinned(&directory, "RECORD_COUNTERS")?,
             pinned(&directory, "FLOW_NEWS_LOST")?,
-        )?;
-        let records = Arc::new(Records::open(id, bpf_dir)?);
+        )?);
+        let records = Arc::new(Records::open(id, bpf_dir, Arc::clone(&counters))?);
         Ok(Self { mapped: Arc::new(mapped), records, counters })
     }
 
@@ -205,6 +207,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
         "FLOW_NEWS_LOST" => 1,
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
+        "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,
     }
 }

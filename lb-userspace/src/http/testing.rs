@@ -13,7 +13,8 @@ use crate::{
     control::{EventLog, Handle, Request},
     core::{
         BackendId, BackendState, BackendStatus, Command, CommandError, Event, EventKind, Expect,
-        Explanation, Health, InterfaceStatus, PacketStatus, Plan, ServiceStatus, Status,
+        Explanation, FlowsStatus, Health, InterfaceStatus, PacketStatus, Plan, ServiceStatus,
+        SlotsStatus, Status,
     },
 };
 
@@ -120,6 +121,7 @@ pub(crate) fn status() -> Status {
             bytes: 7000,
             panic: false,
             leaving: Vec::new(),
+            slots: SlotsStatus { settled: 60_000, moving: 5_000, exceptions: 537 },
             backends: vec![
                 backend("a", BackendState::Up, 65537),
                 backend("b", BackendState::Down, 0),
@@ -133,6 +135,13 @@ pub(crate) fn status() -> Status {
             redirect: 10,
             pass: vec![("not_ip".to_owned(), 3), ("icmp".to_owned(), 4)],
             drop: vec![("no_backend".to_owned(), 5)],
+        },
+        flows: FlowsStatus {
+            recorded: 42,
+            half_open: 3,
+            limit: 65_536,
+            lost: 1,
+            half_open_lost: 2,
         },
     }
 }

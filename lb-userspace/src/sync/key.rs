@@ -109,10 +109,11 @@ impl Key {
     /// function of it, so that the seed (which lies in the state file) does not give it away.
     pub fn hash_seed(&self) -> [u64; 2] {
         let digest = Sha256::new().chain_update(SEED_LABEL).chain_update(self.0).finalize();
-        [0, 8].map(|start| {
-            let bytes = digest[start..start + 8].try_into();
-            u64::from_le_bytes(bytes.expect("eight bytes of a digest of 32"))
-        })
+        let words: [u8; 32] = digest.into();
+        let (mut low, mut high) = ([0; 8], [0; 8]);
+        low.copy_from_slice(&words[..8]);
+        high.copy_from_slice(&words[8..16]);
+        [u64::from_le_bytes(low), u64::from_le_bytes(high)]
     }
 }
 

@@ -35,8 +35,12 @@ struct Queue {
     behind: bool,
     /// Somebody waits for room.
     wanted: bool,
-    closed: Option<Option<Error>>,
+    closed: Option<Closing>,
 }
+
+/// That the connection is to end, and for which reason of ours, if it has one.
+#[derive(Debug)]
+struct Closing(Option<Error>);
 
 /// An encoded message. Cheap to clone: it may go to several peers.
 #[derive(Debug, Clone)]
@@ -95,7 +99,7 @@ impl Outbox {
             queue.frames.retain(|frame| !frame.repeatable);
             queue.bytes = queue.frames.iter().map(|frame| frame.bytes.len()).sum();
             if queue.bytes > BYTES_MAX {
-                queue.closed.get_or_insert(Some(Error::Greedy));
+                queue.closed.get_or_insert(Closing(Some(Error::Greedy)));
             }
         }
         let kept = !queue.behind;
@@ -119,7 +123,7 @@ impl Outbox {
 
     /// Ends the connection.
     pub fn close(&self, why: Option<Error>) {
-        self.lock().closed.get_or_insert(why);
+        self.lock().closed.get_or_insert(Closing(why));
         self.0.changed.notify_one();
     }
 
@@ -135,7 +139,7 @@ impl Outbox {
 
     fn take(&self, bytes_max: usize) -> Option<Next> {
         let mut queue = self.lock();
-        if let Some(why) = queue.closed.as_mut() {
+        if let Some(Closing(why)) = queue.closed.as_mut() {
             return Some(Next::Close(why.take()));
         }
         let mut frames = Vec::new();

@@ -109,6 +109,13 @@ impl Instance {
         self.differences.clear();
     }
 
+    /// Has addresses announced that another configuration brought to a master.
+    pub fn announce_new(&mut self, old: &Vrrp, now: Duration) {
+        if self.holds == Some(true) && self.spec.addresses != old.addresses {
+            self.announcements.start(self.spec.garp, now);
+        }
+    }
+
     /// Takes note of what it depends on. `own` is where its adverts come from, `local` are all of
     /// the interface's addresses.
     pub fn assess(

@@ -3,13 +3,20 @@
 //! Facts come in from the kernel, the daemon and the scripts; here they become an [`Assessment`],
 //! without I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use crate::{
     config::{Name, Prefix, Track, TrackScript, Tracked, Vrrp},
     vrrp::announce::Mac,
 };
-use std::net::IpAddr;
+
+/// What is taken off while most backends of most services fail together, which says more of this
+/// machine than of them: enough to let a peer with working checks go first. Where the peer's
+/// checks fail too, both are lowered, and nothing moves.
+const SUSPECTED_PENALTY: u8 = 100;
 
 /// What the daemon knows and VRRP follows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub struct DaemonFacts {
     pub services: BTreeMap<Name, bool>,
     /// Weir's interfaces, and whether each has the XDP program.
     pub attached: BTreeMap<String, bool>,
+    /// Whether so many backends failed together that this machine is the likelier fault.
+    pub machine_suspected: bool,
 }
 
 /// What the kernel says of an interface.
@@ -59,6 +68,10 @@ impl Facts {
         let mut assessment = Assessment::default();
         if let Err(reason) = self.interface(&instance.interface) {
             assessment.fault = Some(reason);
+        }
+        if self.daemon.machine_suspected {
+            let reason = "most backends failed together: this machine may be the fault";
+            assessment.penalties.insert(reason.to_owned(), SUSPECTED_PENALTY);
         }
         for Track { what, penalty } in &instance.track {
             let Err(reason) = self.condition(what) else { continue };
@@ -164,6 +177,82 @@ mod tests {
     fn prefix(text: &str) -> Prefix {
         let (address, length) = text.split_once('/').unwrap();
         Prefix { address: address.parse().unwrap(), length: length.parse().unwrap() }
+    }
+
+    fn spec() -> Vrrp {
+        let text = "[[interface]]\nname = \"eth0\"\n[[service]]\nname = \"web\"\naddress = \
+                    \"192.0.2.1\"\nport = 80\n[[vrrp]]\nname = \"front\"\ninterface = \"eth0\"\n\
+                    router_id = 1\naddresses = [\"192.0.2.10/24\"]\ntrack = [{ service = \"web\" }, \
+                    { interface = \"eth1\", penalty = 7 }, { interface = \"eth2\" }]";
+        crate::config::parse(text, "weir.toml").unwrap().vrrp.remove(0)
+    }
+
+    fn link(addresses: &[&str]) -> LinkFacts {
+        let addresses = addresses.iter().map(|text| prefix(text)).collect();
+        LinkFacts { index: 1, mac: [2; 6], up: true, addresses }
+    }
+
+    fn facts() -> Facts {
+        let mut facts = Facts::default();
+        facts.daemon.services.insert(Name::new("web").unwrap(), true);
+        facts.daemon.attached.insert("eth0".to_owned(), true);
+        for name in ["eth0", "eth1", "eth2"] {
+            facts.links.insert(name.to_owned(), link(&["192.0.2.2/24"]));
+        }
+        facts
+    }
+
+    #[test]
+    fn each_condition_costs_what_it_says() {
+        let spec = spec();
+        assert_eq!(facts().assess(&spec), Assessment::default());
+        let assess = |change: fn(&mut Facts)| {
+            let mut facts = facts();
+            change(&mut facts);
+            let assessment = facts.assess(&spec);
+            (assessment.priority(150), assessment.fault)
+        };
+        let fault = |text: &str| Some(text.to_owned());
+        assert_eq!(assess(|facts| facts.daemon.services.clear()), (100, None));
+        assert_eq!(assess(|facts| facts.links.get_mut("eth1").unwrap().up = false), (143, None));
+        assert_eq!(assess(|facts| facts.daemon.machine_suspected = true), (50, None));
+        assert_eq!(
+            assess(|facts| facts.links.get_mut("eth2").unwrap().up = false),
+            (150, fault("eth2 is down"))
+        );
+        assert_eq!(
+            assess(|facts| drop(facts.links.remove("eth0"))),
+            (150, fault("there is no interface eth0"))
+        );
+        assert_eq!(
+            assess(|facts| *facts.daemon.attached.get_mut("eth0").unwrap() = false),
+            (150, fault("eth0 has no XDP program"))
+        );
+    }
+
+    #[test]
+    fn adverts_come_from_an_address_that_is_not_virtual() {
+        let mut spec = spec();
+        let virtual_addresses = BTreeSet::from([[192, 0, 2, 10].into()]);
+        let source = |spec: &Vrrp, addresses: &[&str]| {
+            let mut facts = facts();
+            facts.links.insert("eth0".to_owned(), link(addresses));
+            facts.source(spec, &virtual_addresses).map(|address| address.to_string())
+        };
+        let some = |text: &str| Some(text.to_owned());
+        let here = ["fe80::2/64", "192.0.2.10/24", "192.0.2.2/24", "10.0.0.2/24"];
+        assert_eq!(source(&spec, &here), some("192.0.2.2"));
+        assert_eq!(source(&spec, &["192.0.2.10/24", "fe80::2/64"]), None);
+        // A peer's network goes first.
+        spec.unicast_peers = vec![[10, 0, 0, 3].into()];
+        assert_eq!(source(&spec, &here), some("10.0.0.2"));
+        // An owner may have no other.
+        (spec.unicast_peers, spec.priority) = (Vec::new(), 255);
+        assert_eq!(source(&spec, &["192.0.2.10/24"]), some("192.0.2.10"));
+        // Over IPv6 only a link-local one will do.
+        spec.addresses = vec![prefix("2001:db8::10/64")];
+        assert_eq!(source(&spec, &["2001:db8::2/64", "fe80::2/64"]), some("fe80::2"));
+        assert_eq!(source(&spec, &["2001:db8::2/64"]), None);
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Driver {
                     if old != spec {
                         self.drop_addresses(&old);
                         running.instance.reconfigure(spec);
+                        running.instance.announce_new(&old, now.monotonic);
                     }
                     running
                 }
@@ -51,16 +52,18 @@ impl Driver {
             };
             self.running.push(running);
         }
+        let mut leaving = Vec::new();
         for mut running in before {
-            running.instance.retiring = true;
+            if !running.instance.retiring {
+                running.instance.retiring = true;
+                leaving.push(self.running.len());
+            }
             self.running.push(running);
         }
-        for position in 0..self.running.len() {
-            if self.running[position].instance.retiring {
-                let outputs =
-                    self.running[position].instance.fsm.handle(Input::Leave, now.monotonic);
-                self.carry_out(position, outputs);
-            }
+        for position in leaving {
+            let instance = &mut self.running[position].instance;
+            let outputs = instance.fsm.handle(Input::Leave, now.monotonic);
+            self.carry_out(position, outputs);
         }
         let scripts: Vec<TrackScript> =
             self.current().flat_map(|instance| tracked_scripts(&instance.spec)).collect();

@@ -1,0 +1,191 @@
+//! The rules of steering, and how each is left out.
+//!
+//! Not here are those whose absence costs memory or balance and breaks no promise: that a record
+//! which says what its slot says is dropped, that a flow which closed is forgotten sooner, that a
+//! record of an earlier life leads nowhere.
+
+/// A rule, and the edit that leaves it out where `BROKEN` is true.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) name: &'static str,
+    pub(super) file: &'static str,
+    /// What stands in the file, once.
+    pub(super) from: &'static str,
+    pub(super) to: &'static str,
+}
+
+const STEER: &str = "lb-common/src/steer.rs";
+const SLOT: &str = "lb-common/src/slot.rs";
+const RING: &str = "lb-userspace/src/core/ring.rs";
+const SWEEP: &str = "lb-userspace/src/core/sweep.rs";
+
+const fn rule(
+    name: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+) -> Rule {
+    Rule { name, file, from, to }
+}
+
+/// In the order of the files. Several may edit the same line, one after the other.
+pub(super) const RULES: [Rule; 25] = [
+    // === a packet ===
+    rule(
+        "a slot that is not settled asks the records",
+        STEER,
+        "if slot.is_settled() {",
+        "if slot.is_settled() || BROKEN {",
+    ),
+    rule(
+        "a recorded flow goes where its record says",
+        STEER,
+        "if let Some(number) = recorded(tables, &key, flow, now) {",
+        "if let (false, Some(number)) = (BROKEN, recorded(tables, &key, flow, now)) {",
+    ),
+    rule(
+        "while a slot moves, an opening goes to the owner",
+        STEER,
+        "let (number, why, stage) = if flow.flags.opens() {",
+        "let (number, why, stage) = if flow.flags.opens() && !BROKEN {",
+    ),
+    rule(
+        "while a slot moves, any other packet goes to the prior",
+        STEER,
+        "(prior, Why::MovingPrior, Stage::Confirmed)",
+        "(if BROKEN { slot.owner() } else { prior }, Why::MovingPrior, Stage::Confirmed)",
+    ),
+    rule(
+        "while a slot moves, the prior's flows are recorded",
+        STEER,
+        "tables.keep(stage, &key, &record);",
+        "if !(BROKEN && stage == Stage::Confirmed) { tables.keep(stage, &key, &record); }",
+    ),
+    rule(
+        "while a slot moves, openings are recorded",
+        STEER,
+        "tables.keep(stage, &key, &record);",
+        "if !(BROKEN && stage == Stage::HalfOpen) { tables.keep(stage, &key, &record); }",
+    ),
+    rule("a dead prior gets nothing", STEER, "if !life.lives() {", "if !life.lives() && !BROKEN {"),
+    rule(
+        "a confirmed record of a dead backend leads nowhere",
+        STEER,
+        "if !life.lives() || (flow.flags.opens() && !life.takes_new()) {\n        \
+         tables.forget(Stage::Confirmed, key);",
+        "if (!life.lives() && !BROKEN) || (flow.flags.opens() && !life.takes_new()) {\n        \
+         tables.forget(Stage::Confirmed, key);",
+    ),
+    rule(
+        "an opening leaves a confirmed record whose backend takes no new flows",
+        STEER,
+        "(flow.flags.opens() && !life.takes_new()) {\n        tables.forget(Stage::Confirmed, key);",
+        "(flow.flags.opens() && !life.takes_new() && !BROKEN) {\n        \
+         tables.forget(Stage::Confirmed, key);",
+    ),
+    rule(
+        "that record is forgotten",
+        STEER,
+        "tables.forget(Stage::Confirmed, key);",
+        "if !BROKEN { tables.forget(Stage::Confirmed, key); }",
+    ),
+    rule(
+        "a packet keeps its flow's record alive",
+        STEER,
+        "if record.seen.load() != now {",
+        "if record.seen.load() != now && !BROKEN {",
+    ),
+    rule(
+        "a flow that opens anew is not closing any more",
+        STEER,
+        "if flow.flags.opens() || flow.flags.closes() {",
+        "if (flow.flags.opens() && !BROKEN) || flow.flags.closes() {",
+    ),
+    rule(
+        "a half-open record of a dead backend leads nowhere",
+        STEER,
+        "if !life.lives() || (flow.flags.opens() && !life.takes_new()) {\n        \
+         tables.forget(Stage::HalfOpen, key);",
+        "if (!life.lives() && !BROKEN) || (flow.flags.opens() && !life.takes_new()) {\n        \
+         tables.forget(Stage::HalfOpen, key);",
+    ),
+    rule(
+        "a packet after the opening confirms the record",
+        STEER,
+        "tables.keep(Stage::Confirmed, key, &confirmed);",
+        "if !BROKEN { tables.keep(Stage::Confirmed, key, &confirmed); }",
+    ),
+    rule(
+        "the confirmed record remembers the opening's backend",
+        STEER,
+        "let confirmed = new_record(number, life, now, record.slot.load(), flow);",
+        "let confirmed = new_record(if BROKEN { 0 } else { number }, life, now, \
+         record.slot.load(), flow);",
+    ),
+    // === a slot that changes hands ===
+    rule(
+        "a settled slot that changes hands moves",
+        SLOT,
+        "Prior::Settled | Prior::Exceptions => Prior::Moving(from),",
+        "Prior::Settled if BROKEN => Prior::Settled,\n            \
+         Prior::Settled | Prior::Exceptions => Prior::Moving(from),",
+    ),
+    rule(
+        "a slot with exceptions that changes hands moves",
+        SLOT,
+        "Prior::Settled | Prior::Exceptions => Prior::Moving(from),",
+        "Prior::Exceptions if BROKEN => Prior::Exceptions,\n            \
+         Prior::Settled | Prior::Exceptions => Prior::Moving(from),",
+    ),
+    rule(
+        "a slot with exceptions whose owner died keeps them",
+        SLOT,
+        "Prior::Exceptions if from == owner || !worth_remembering => Prior::Exceptions,",
+        "Prior::Exceptions if from == owner || !worth_remembering => {\n                \
+         if BROKEN { Prior::Settled } else { Prior::Exceptions }\n            }",
+    ),
+    rule(
+        "a slot that goes back to its prior has exceptions",
+        SLOT,
+        "Prior::Moving(prior) if prior == owner || !lives(prior) => Prior::Exceptions,",
+        "Prior::Moving(prior) if prior == owner || !lives(prior) => {\n                \
+         if BROKEN { Prior::Settled } else { Prior::Exceptions }\n            }",
+    ),
+    rule(
+        "a moving slot that goes on keeps its first prior",
+        SLOT,
+        "Prior::Moving(prior) => Prior::Moving(prior),",
+        "Prior::Moving(prior) => Prior::Moving(if BROKEN { from } else { prior }),",
+    ),
+    // === the controller ===
+    rule(
+        "a slot moves for an idle time-out",
+        RING,
+        "Prior::Moving(_) if now >= since + idle_timeout + MARGIN => Prior::Exceptions,",
+        "Prior::Moving(_) if BROKEN || now >= since + idle_timeout + MARGIN => Prior::Exceptions,",
+    ),
+    rule(
+        "a slot with exceptions waits for its records to agree",
+        RING,
+        "&& agrees(recorded, index, slot) => {",
+        "&& (BROKEN || agrees(recorded, index, slot)) => {",
+    ),
+    rule(
+        "a slot that changes its memory begins to wait anew",
+        RING,
+        "} else if old.prior() != slot.prior() {",
+        "} else if old.prior() != slot.prior() && !(BROKEN && !old.is_settled()) {",
+    ),
+    rule(
+        "a restart waits for a whole idle time-out again",
+        RING,
+        "vec![now; slots.len()]",
+        "vec![if BROKEN { Duration::ZERO } else { now }; slots.len()]",
+    ),
+    rule(
+        "a record is kept for an idle time-out",
+        SWEEP,
+        "silent > patience.saturating_add(margin)",
+        "silent > if BROKEN { patience / 2 } else { patience.saturating_add(margin) }",
+    ),
+];
