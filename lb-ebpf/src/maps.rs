@@ -187,6 +187,16 @@ impl Flows for KernelTables {
             tell_of_flow(&FlowNews::new(*key, 0, 0, 0, FlowNews::FORGOTTEN));
         }
     }
+
+    #[inline(always)]
+    fn turn_to(&self, rotation: &Rotation, position: u32) {
+        rotation.turn.store(position);
+    }
+
+    #[inline(always)]
+    fn count(&self, load: &Load, change: i64) {
+        load.active.add(change);
+    }
 }
 
 /// Tells the controller of a record; counts it if there is no room.
@@ -197,16 +207,6 @@ fn tell_of_flow(news: &FlowNews) {
     {
         // SAFETY: the kernel returned this CPU's own entry.
         unsafe { *lost += 1 };
-    }
-
-    #[inline(always)]
-    fn turn_to(&self, rotation: &Rotation, position: u32) {
-        rotation.turn.store(position);
-    }
-
-    #[inline(always)]
-    fn count(&self, load: &Load, change: i64) {
-        load.active.add(change);
     }
 }
 
