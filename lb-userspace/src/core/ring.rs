@@ -282,10 +282,11 @@ impl Ring {
         self.digest = None;
         let before = std::mem::replace(&mut self.tracking, tracking);
         let waited = std::mem::replace(&mut self.since, vec![now; self.slots.len()]);
-        self.waiting = 0;
+        (self.waiting, self.moving) = (0, 0);
         let mut changed = Vec::new();
         for (position, slot) in (0..).zip(&mut self.slots) {
             let old = std::mem::replace(slot, tracking.takes_over(*slot));
+            self.moving += u32::from(is_moving(*slot));
             self.waiting += u32::from(!tracking.leaves(*slot));
             if *slot != old {
                 changed.push((self.span.base + position, *slot));
