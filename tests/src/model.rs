@@ -251,7 +251,6 @@ impl World {
             }
             Event::Die(number) => {
                 self.fall(number, mirror);
-                self.loads_hold = false;
                 self.give(mirror);
             }
             Event::Fall(number) => {
@@ -354,7 +353,8 @@ impl World {
     }
 
     fn expect(&self, flow: u16, number: u16) -> Result<(), Broken> {
-        if self.ring.tracking() == Tracking::Nothing && !self.life(number).takes_new() {
+        let loose = self.ring.tracking() == Tracking::Nothing;
+        if loose && !self.fallen && !self.life(number).takes_new() {
             return Err(Broken(format!("flow {flow} goes to {number}, which owns no slot")));
         }
         match self.claim(flow) {
@@ -400,6 +400,8 @@ impl World {
     }
 
     fn fall(&mut self, number: u16, mirror: &mut impl Mirror) {
+        // Its records lead nowhere, and are still counted until the next sweep.
+        self.loads_hold = false;
         self.set_life(
             number,
             |life| Life::new(life.number().wrapping_add(1), false, false),
