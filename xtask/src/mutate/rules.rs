@@ -29,7 +29,7 @@ const fn rule(
 }
 
 /// In the order of the files. Several may edit the same line, one after the other.
-pub(super) const RULES: [Rule; 25] = [
+pub(super) const RULES: [Rule; 26] = [
     // === a packet ===
     rule(
         "a slot that is not settled asks the records",
@@ -40,14 +40,15 @@ pub(super) const RULES: [Rule; 25] = [
     rule(
         "a recorded flow goes where its record says",
         STEER,
-        "if let Some(number) = recorded(tables, &key, flow, now) {",
-        "if let (false, Some(number)) = (BROKEN, recorded(tables, &key, flow, now)) {",
+        "if let Some(number) = recorded(tables, service.meta, &key, flow, now, slot_in_map) {",
+        "let found = recorded(tables, service.meta, &key, flow, now, slot_in_map);\n    \
+         if let (false, Some(number)) = (BROKEN, found) {",
     ),
     rule(
         "while a slot moves, an opening goes to the owner",
         STEER,
-        "let (number, why, stage) = if flow.flags.opens() {",
-        "let (number, why, stage) = if flow.flags.opens() && !BROKEN {",
+        "Prior::Moving(prior) if !flow.flags.opens() =>",
+        "Prior::Moving(prior) if !flow.flags.opens() || BROKEN =>",
     ),
     rule(
         "while a slot moves, any other packet goes to the prior",
@@ -118,9 +119,8 @@ pub(super) const RULES: [Rule; 25] = [
     rule(
         "the confirmed record remembers the opening's backend",
         STEER,
-        "let confirmed = new_record(number, life, now, record.slot.load(), flow);",
-        "let confirmed = new_record(if BROKEN { 0 } else { number }, life, now, \
-         record.slot.load(), flow);",
+        "let confirmed = new_record(number, life, now, slot, flow);",
+        "let confirmed = new_record(if BROKEN { 0 } else { number }, life, now, slot, flow);",
     ),
     // === a slot that changes hands ===
     rule(
@@ -181,6 +181,13 @@ pub(super) const RULES: [Rule; 25] = [
         RING,
         "vec![now; slots.len()]",
         "vec![if BROKEN { Duration::ZERO } else { now }; slots.len()]",
+    ),
+    rule(
+        "a service that begins to record every flow records those that it has",
+        RING,
+        "(Self::EveryFlow, _) => Slot::new(owner, Prior::Moving(owner)),",
+        "(Self::EveryFlow, _) if BROKEN => Slot::new(owner, Prior::Exceptions),\n            \
+         (Self::EveryFlow, _) => Slot::new(owner, Prior::Moving(owner)),",
     ),
     rule(
         "a record is kept for an idle time-out",
