@@ -92,7 +92,7 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
         (good.replace(&pins.display().to_string(), &elsewhere), "mount -t bpf bpf"),
         (good.replace(&state, &no_directory.display().to_string()), "set another node.state_dir"),
         // Not even root can write there.
-        (good.replace(&state, "/proc/weir"), "cannot keep state in /proc/weir"),
+        (good.replace(&state, "/proc/state"), "cannot keep state in /proc/state"),
         (good.replace("127.0.0.1:9750", "192.0.2.77:9750"), "set another admin.listen"),
         (with_interface(&good, "spare"), "another XDP program is attached to spare"),
     ] {

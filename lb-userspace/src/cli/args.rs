@@ -98,7 +98,7 @@ pub enum Command {
     #[command(subcommand)]
     #[command(after_help = "Example:\n  weir vrrp release front")]
     Vrrp(Vrrp),
-    /// Make a key for [sync], for every balancer to have a copy of
+    /// Make a key for `[sync]`, for every balancer to have a copy of
     #[command(after_help = "Example:\n  weir sync-key /etc/weir/sync.key && scp \
                             /etc/weir/sync.key lb-2:/etc/weir/")]
     SyncKey {

@@ -186,11 +186,12 @@ async fn send_change(client: &Client, change: &Backend, plan: bool) -> anyhow::R
     let path =
         |target: &Target| format!("/v1/services/{}/backends/{}", target.service, target.name);
     let post = |target: &Target, action: &str| {
-        (Method::POST, format!("{}/{action}?plan={plan}", path(target)), None, Vec::new())
+        let path = format!("{}/{action}{}", path(target), query(&[("plan", plan)]));
+        (Method::POST, path, None, Vec::new())
     };
     let put = |target: &Target, change: BackendChange, condition| {
         let body = serde_json::to_vec(&change)?;
-        let path = format!("{}?plan={plan}", path(target));
+        let path = path(target) + &query(&[("plan", plan)]);
         anyhow::Ok((Method::PUT, path, Some(condition), body))
     };
     let (method, path, condition, body) = match change {
@@ -201,7 +202,7 @@ async fn send_change(client: &Client, change: &Backend, plan: bool) -> anyhow::R
             put(target, change.with_address(*address), header::IF_MATCH)?
         }
         Backend::Remove { target, now } => {
-            let path = format!("{}?now={now}&plan={plan}", path(target));
+            let path = path(target) + &query(&[("now", *now), ("plan", plan)]);
             (Method::DELETE, path, None, Vec::new())
         }
         Backend::Drain(target) => post(target, "drain"),
@@ -209,6 +210,13 @@ async fn send_change(client: &Client, change: &Backend, plan: bool) -> anyhow::R
         Backend::Enable(target) => post(target, "enable"),
     };
     Ok(client.ask(method, &path, condition, body).await?)
+}
+
+/// What is asked for beyond the path: the flags that are set.
+fn query(flags: &[(&str, bool)]) -> String {
+    let set: Vec<String> =
+        flags.iter().filter(|(_, set)| *set).map(|(name, _)| format!("{name}=true")).collect();
+    if set.is_empty() { String::new() } else { format!("?{}", set.join("&")) }
 }
 
 async fn show_events(client: &Client, json: bool, follow: bool) -> anyhow::Result<()> {

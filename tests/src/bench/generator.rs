@@ -51,7 +51,7 @@ pub enum Target {
 
 /// The first VIP; the others follow it.
 pub const FIRST_VIP: u32 = 0xC633_6400;
-/// The first client's address; each of them has the ports from 1024 on, as many as [`PORTS`].
+/// The first client's address; each of them has the ports from 1024 on, as many as `PORTS`.
 const FIRST_CLIENT: u32 = 0x0A40_0000;
 const FIRST_PORT: i32 = 1024;
 const PORT_BITS: i32 = 14;

@@ -1,4 +1,4 @@
-//! What Weir costs: a packet in the program ([`program`]), a change in the controller ([`control`]).
+//! What Weir costs: a packet in the program (`program`), a change in the controller ([`control`]).
 
 mod case;
 pub mod control;

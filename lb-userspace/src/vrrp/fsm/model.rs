@@ -30,7 +30,7 @@ pub struct Settings {
     pub preempt_delay: Duration,
     /// The address that our adverts come from, which decides between equal priorities.
     pub own: IpAddr,
-    /// Whether other instances move with this one: it then waits for [`Fsm::follow`].
+    /// Whether other instances move with this one: it then waits for [`super::Fsm::follow`].
     pub grouped: bool,
 }
 
@@ -52,7 +52,7 @@ pub enum Input<'a> {
     Stop(String),
     /// A valid advert.
     Advert(IpAddr, &'a Advert),
-    /// Time has passed; asked for by [`Fsm::deadline`], harmless at any other time.
+    /// Time has passed; asked for by [`super::Fsm::deadline`], harmless at any other time.
     Timer,
     /// The daemon stops: leave in order, then take no part.
     Leave,
