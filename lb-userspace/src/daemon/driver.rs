@@ -36,6 +36,9 @@ use crate::{
 const BATCH: usize = 256;
 /// How often the records of flows are looked through, while there is anything to look for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How many times as long as a sweep took it rests afterwards: a full table costs a twentieth of
+/// one CPU at most.
+const SWEEP_REST: u32 = 19;
 /// How often systemd's watchdog hears from us; the unit gives several times as long.
 const WATCHDOG: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ pub(super) struct Daemon {
     pub(super) explainer: Explainer,
     /// The sweep under way, if there is one.
     pub(super) sweeping: Option<JoinHandle<io::Result<Findings>>>,
+    /// When the next one may begin, by the monotonic clock.
+    pub(super) sweep_after: Duration,
     pub(super) id: TablesId,
     /// The interfaces as they were when the program was attached to them.
     pub(super) attachments: Vec<Attachment>,
@@ -164,10 +169,11 @@ impl Daemon {
         self.core.tick(self.clock.now());
         self.carry_out();
         self.watch_saver();
-        if self.sweeping.is_some() {
+        let now = self.clock.now();
+        if self.sweeping.is_some() || now.monotonic < self.sweep_after {
             return;
         }
-        let Some(order) = self.core.sweep_order(self.clock.now()) else { return };
+        let Some(order) = self.core.sweep_order(now) else { return };
         let (mapped, records) = (Arc::clone(&self.tables.mapped), Arc::clone(&self.tables.records));
         self.sweeping = Some(tokio::task::spawn_blocking(move || records.sweep(&mapped, &order)));
     }
@@ -193,7 +199,10 @@ impl Daemon {
         match findings {
             Ok(mut findings) => {
                 let seen = std::mem::take(&mut findings.seen);
-                self.core.swept(findings, self.clock.now());
+                let now = self.clock.now();
+                let took = now.monotonic.saturating_sub(findings.began);
+                self.sweep_after = now.monotonic + took * SWEEP_REST;
+                self.core.swept(findings, now);
                 self.say_flows(&seen, None);
             }
             Err(error) => error!("a sweep of the recorded flows failed: {error}"),

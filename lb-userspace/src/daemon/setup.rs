@@ -104,6 +104,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         core,
         explainer,
         sweeping: None,
+        sweep_after: Duration::ZERO,
         clock,
         config_path,
         config,
