@@ -42,6 +42,15 @@ const SWEEP_REST: u32 = 19;
 /// How often systemd's watchdog hears from us; the unit gives several times as long.
 const WATCHDOG: Duration = Duration::from_secs(5);
 
+/// The sweeps of the records.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    /// The one under way.
+    running: Option<JoinHandle<io::Result<Findings>>>,
+    /// When the next one may begin, by the monotonic clock.
+    after: Duration,
+}
+
 /// The daemon's one task.
 #[derive(Debug)]
 pub(super) struct Daemon {
@@ -54,10 +63,7 @@ pub(super) struct Daemon {
     pub(super) tables: Tables,
     /// Answers `weir explain`.
     pub(super) explainer: Explainer,
-    /// The sweep under way, if there is one.
-    pub(super) sweeping: Option<JoinHandle<io::Result<Findings>>>,
-    /// When the next one may begin, by the monotonic clock.
-    pub(super) sweep_after: Duration,
+    pub(super) sweeps: Sweeps,
     pub(super) id: TablesId,
     /// The interfaces as they were when the program was attached to them.
     pub(super) attachments: Vec<Attachment>,
@@ -146,7 +152,7 @@ impl Daemon {
             biased;
             _ = self.edges.health.recv_many(&mut checks, BATCH) => {}
             _ = self.edges.netlink.recv_many(&mut ways, BATCH) => {}
-            findings = swept(&mut self.sweeping) => self.take_findings(findings),
+            findings = swept(&mut self.sweeps.running) => self.take_findings(findings),
             report = self.edges.vrrp.report() => self.vrrp(report),
             ask = self.edges.signals.next() => self.asked(ask),
             Some(request) = self.edges.requests.recv() => self.answer(request),
@@ -170,12 +176,13 @@ impl Daemon {
         self.carry_out();
         self.watch_saver();
         let now = self.clock.now();
-        if self.sweeping.is_some() || now.monotonic < self.sweep_after {
+        if self.sweeps.running.is_some() || now.monotonic < self.sweeps.after {
             return;
         }
         let Some(order) = self.core.sweep_order(now) else { return };
         let (mapped, records) = (Arc::clone(&self.tables.mapped), Arc::clone(&self.tables.records));
-        self.sweeping = Some(tokio::task::spawn_blocking(move || records.sweep(&mapped, &order)));
+        self.sweeps.running =
+            Some(tokio::task::spawn_blocking(move || records.sweep(&mapped, &order)));
     }
 
     /// Tells everyone when keeping the state fails, and when it works again.
@@ -201,7 +208,7 @@ impl Daemon {
                 let seen = std::mem::take(&mut findings.seen);
                 let now = self.clock.now();
                 let took = now.monotonic.saturating_sub(findings.began);
-                self.sweep_after = now.monotonic + took * SWEEP_REST;
+                self.sweeps.after = now.monotonic + took * SWEEP_REST;
                 self.core.swept(findings, now);
                 self.say_flows(&seen, None);
             }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
-    driver::{Daemon, Edges},
+    driver::{Daemon, Edges, Sweeps},
     replication::Replication,
     signals::Signals,
     state::{Lock, Saver, State},
@@ -103,8 +103,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let mut daemon = Daemon {
         core,
         explainer,
-        sweeping: None,
-        sweep_after: Duration::ZERO,
+        sweeps: Sweeps::default(),
         clock,
         config_path,
         config,
