@@ -4,7 +4,7 @@
 
 use std::{thread::available_parallelism, time::Duration};
 
-use weir::core::BackendState;
+use weir::core::{BackendState, Status};
 use weir_lab::{
     Lab, Service, Weir,
     backend::{LINE_PORT, UDP_PORT},
@@ -78,9 +78,14 @@ fn least_conn_prefers_who_is_idle() {
     // By turns or by hash it would be ten.
     assert!(shares["b3"] > HELD / 4, "{shares:?}");
     assert_unbroken(&held);
-    let tracked: u64 =
-        weir.status().unwrap().services[0].backends.iter().map(|b| b.tracked_flows).sum();
-    assert!(tracked >= HELD as u64, "{tracked} of {HELD} held flows are recorded");
+    // Counted by the next sweep.
+    let tracked = |status: &Status| -> u64 {
+        status.services[0].backends.iter().map(|backend| backend.tracked_flows).sum()
+    };
+    weir.wait_until(PATIENCE, "every held flow is recorded", |status| {
+        tracked(status) >= HELD as u64
+    })
+    .unwrap();
 }
 
 #[test]
