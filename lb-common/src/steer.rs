@@ -278,16 +278,7 @@ fn confirmed<T: Flows>(
     now: u32,
     slot: u32,
 ) -> Option<u16> {
-    let record = tables.record(Stage::Confirmed, key)?;
-    let (number, life) = living(tables, &record);
-    let was_active = life.lives() && record.closing.load() == 0;
-    // Between the same two ports a new flow may open; if the old one's backend takes no new
-    // flows, it goes elsewhere, and the old record must not catch its later packets.
-    if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
-        tables.forget(Stage::Confirmed, key);
-        count(tables, meta, number, -i64::from(was_active));
-        return None;
-    }
+    let Found { record, number, active, .. } = find(tables, Stage::Confirmed, meta, key, flow)?;
     if record.seen.load() != now {
         record.seen.store(now);
         // Another one if the service has another ring or hash since.
@@ -295,7 +286,7 @@ fn confirmed<T: Flows>(
     }
     if flow.flags.opens() || flow.flags.closes() {
         record.closing.store(u32::from(flow.flags.closes()));
-        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(was_active));
+        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(active));
     }
     Some(number)
 }
@@ -309,23 +300,48 @@ fn half_open<T: Flows>(
     now: u32,
     slot: u32,
 ) -> Option<u16> {
-    let record = tables.record(Stage::HalfOpen, key)?;
-    let (number, life) = living(tables, &record);
-    let was_active = life.lives() && record.closing.load() == 0;
-    if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
-        tables.forget(Stage::HalfOpen, key);
-        count(tables, meta, number, -i64::from(was_active));
-        return None;
-    }
+    let Found { record, number, life, active } = find(tables, Stage::HalfOpen, meta, key, flow)?;
     if flow.flags.opens() {
         record.seen.store(now);
     } else {
         let confirmed = new_record(number, life, now, slot, flow);
         tables.keep(Stage::Confirmed, key, &confirmed);
         tables.forget(Stage::HalfOpen, key);
-        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(was_active));
+        count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(active));
     }
     Some(number)
+}
+
+/// A record that leads to a backend that lives.
+struct Found<R> {
+    record: R,
+    number: u16,
+    life: Life,
+    /// Whether it counts as one of the backend's flows.
+    active: bool,
+}
+
+/// The record of a flow. One that leads nowhere is dropped.
+///
+/// Between the same two ports a new flow may open; if the old one's backend takes no new flows, it
+/// goes elsewhere, and the old record must not catch its later packets.
+#[inline(always)]
+fn find<'t, T: Flows>(
+    tables: &'t T,
+    stage: Stage,
+    meta: ServiceMeta,
+    key: &FlowKey,
+    flow: &Flow,
+) -> Option<Found<T::Record<'t>>> {
+    let record = tables.record(stage, key)?;
+    let (number, life) = living(tables, &record);
+    let active = life.lives() && record.closing.load() == 0;
+    if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
+        tables.forget(stage, key);
+        count(tables, meta, number, -i64::from(active));
+        return None;
+    }
+    Some(Found { record, number, life, active })
 }
 
 /// Counts a backend's flows that have become active, or none any more, if anybody asks for it.

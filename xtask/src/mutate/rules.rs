@@ -72,23 +72,21 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a confirmed record of a dead backend leads nowhere",
         STEER,
-        "if !life.lives() || (flow.flags.opens() && !life.takes_new()) {\n        \
-         tables.forget(Stage::Confirmed, key);",
-        "if (!life.lives() && !BROKEN) || (flow.flags.opens() && !life.takes_new()) {\n        \
-         tables.forget(Stage::Confirmed, key);",
+        "if !life.lives() || (flow.flags.opens()",
+        "let spared = BROKEN && stage == Stage::Confirmed;\n    \
+         if (!life.lives() && !spared) || (flow.flags.opens()",
     ),
     rule(
         "an opening leaves a confirmed record whose backend takes no new flows",
         STEER,
-        "(flow.flags.opens() && !life.takes_new()) {\n        tables.forget(Stage::Confirmed, key);",
-        "(flow.flags.opens() && !life.takes_new() && !BROKEN) {\n        \
-         tables.forget(Stage::Confirmed, key);",
+        "&& !life.takes_new()) {",
+        "&& !life.takes_new() && !(BROKEN && stage == Stage::Confirmed)) {",
     ),
     rule(
         "that record is forgotten",
         STEER,
-        "tables.forget(Stage::Confirmed, key);",
-        "if !BROKEN { tables.forget(Stage::Confirmed, key); }",
+        "tables.forget(stage, key);",
+        "if !(BROKEN && stage == Stage::Confirmed) { tables.forget(stage, key); }",
     ),
     rule(
         "a packet keeps its flow's record alive",
@@ -105,10 +103,8 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a half-open record of a dead backend leads nowhere",
         STEER,
-        "if !life.lives() || (flow.flags.opens() && !life.takes_new()) {\n        \
-         tables.forget(Stage::HalfOpen, key);",
-        "if (!life.lives() && !BROKEN) || (flow.flags.opens() && !life.takes_new()) {\n        \
-         tables.forget(Stage::HalfOpen, key);",
+        "!life.lives() && !spared",
+        "!life.lives() && !spared && !(BROKEN && stage == Stage::HalfOpen)",
     ),
     rule(
         "a packet after the opening confirms the record",
