@@ -134,7 +134,7 @@ fn advisories() -> Result<()> {
 /// The rebuilt object on other kernels, where those can be fetched.
 fn kernels() -> Result<()> {
     let releases = [Release::V6_1, Release::Newest];
-    if let Err(error) = vm::prepare(&releases) {
+    if let Err(error) = vm::fetch(&releases) {
         println!("skipped: other kernels cannot be had here: {error:#}");
         return Ok(());
     }

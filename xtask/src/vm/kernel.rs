@@ -59,11 +59,17 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    /// Fetches a kernel's packages, unless they are there.
+    pub(super) fn fetch(release: Release) -> Result<Packages> {
+        let folder = folder_of(release);
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        debian::fetch(release, &folder)
+    }
+
     /// Fetches and unpacks a kernel, unless it is there.
     pub(crate) fn prepare(release: Release) -> Result<Self> {
-        let folder = super::folder().join(release.name());
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let packages = debian::fetch(release, &folder)?;
+        let packages = Self::fetch(release)?;
+        let folder = folder_of(release);
         let kernel = Self {
             release,
             version: packages.version.clone(),
@@ -96,16 +102,25 @@ impl Kernel {
         fs::copy(&unpacked.image, &self.image).context("copying the kernel's image")?;
 
         depmod(&unpacked.base, &self.version)?;
-        let list = fs::read_to_string(unpacked.modules.join("modules.dep"))?;
+        let list = unpacked.modules.join("modules.dep");
+        let list = fs::read_to_string(&list).with_context(|| naming(&list))?;
         for module in closure(&list, &MODULES) {
             copy_module(&unpacked.modules.join(&module), &target.join(&module))?;
         }
+        // Newer packages come without them, and depmod does.
         for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
-            fs::copy(unpacked.modules.join(list), target.join(list))?;
+            let from = unpacked.modules.join(list);
+            if from.is_file() {
+                fs::copy(&from, target.join(list)).with_context(|| naming(&from))?;
+            }
         }
         depmod(&root.0, &self.version)?;
         archive::pack(&root.0, &self.modules)
     }
+}
+
+fn folder_of(release: Release) -> PathBuf {
+    super::folder().join(release.name())
 }
 
 /// Where a package put its files: `/boot` and `/lib/modules`, or all below `/usr/lib/modules`.
@@ -149,6 +164,10 @@ impl Drop for Scratch {
 fn depmod(base: &Path, version: &str) -> Result<()> {
     let program = process::find_program("depmod").context("there is no depmod (package kmod)")?;
     process::capture(Command::new(program).arg("-b").arg(base).arg(version)).map(drop)
+}
+
+fn naming(path: &Path) -> String {
+    format!("reading {}", path.display())
 }
 
 /// Copies a module under the same name, decompressed: busybox reads nothing else.

@@ -90,6 +90,12 @@ pub(crate) fn require() -> Result<()> {
     Ok(())
 }
 
+/// Fetches the packages of kernels, those that are not there.
+pub(crate) fn fetch(releases: &[Release]) -> Result<()> {
+    require()?;
+    releases.iter().try_for_each(|release| Kernel::fetch(*release).map(drop))
+}
+
 /// Fetches and unpacks kernels, those that are not there.
 pub(crate) fn prepare(releases: &[Release]) -> Result<Vec<Kernel>> {
     require()?;
