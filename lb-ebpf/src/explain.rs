@@ -67,12 +67,7 @@ impl Flows for Unchanged {
     #[inline(always)]
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Copied> {
         let record = KernelTables.record(stage, key)?;
-        Some(Copied(FlowRecord {
-            backend: Word32::new(record.backend.load()),
-            seen: Word32::new(record.seen.load()),
-            slot: Word32::new(record.slot.load()),
-            closing: Word32::new(record.closing.load()),
-        }))
+        Some(Copied(record.copied()))
     }
 
     #[inline(always)]
