@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    duration::display_duration,
     model::{CheckKind, HealthCheck, HttpCheck, Protocol, StatusPattern},
     reader::Table,
+    schedule::{Bounds, Schedule, program, schedule},
     values,
 };
 
@@ -33,24 +33,20 @@ const TYPES: &[(&str, Type)] = &[
     ("none", Type::None),
 ];
 const HTTP_KEYS: [&str; 5] = ["path", "method", "host", "expect", "body"];
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+const BOUNDS: Bounds = Bounds {
+    least_interval: Duration::from_millis(10),
+    least_timeout: Duration::from_millis(1),
+    default_interval: Duration::from_secs(3),
+};
 
 pub(super) fn health(table: &mut Table<'_>, service: Checked) -> Option<HealthCheck> {
     let check_type = check_type(table, service.protocol);
     let port = port(table, service.port, check_type);
     let kind = kind(table, check_type);
-    let (interval, timeout) = times(table);
-    let rise = table.or("rise", values::number(1..=1000), 2);
-    let fall = table.or("fall", values::number(1..=1000), 3);
-    Some(HealthCheck {
-        kind: kind?,
-        port: port?,
-        interval: interval?,
-        timeout: timeout?,
-        rise: rise?,
-        fall: fall?,
-    })
+    let schedule = schedule(table, BOUNDS);
+    let (kind, port) = (kind?, port?);
+    let Schedule { interval, timeout, rise, fall } = schedule?;
+    Some(HealthCheck { kind, port, interval, timeout, rise, fall })
 }
 
 fn check_type(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Type> {
@@ -124,32 +120,5 @@ fn command(table: &mut Table<'_>) -> Option<Vec<String>> {
     if !table.has("command") {
         table.missing("command");
     }
-    let program = "a list of the program and its arguments, such as [\"/usr/local/bin/check\"]";
-    let command = table.list("command", program, values::argument)?;
-    if !command.first().is_some_and(|program| program.starts_with('/')) {
-        let message = "command: the program is named by an absolute path".to_owned();
-        table.fault("command", message);
-        return None;
-    }
-    Some(command)
-}
-
-/// Interval and timeout; a short interval alone shortens the timeout with it.
-fn times(table: &mut Table<'_>) -> (Option<Duration>, Option<Duration>) {
-    let (millis, hour) = (Duration::from_millis, Duration::from_secs(3600));
-    let interval = table.or("interval", values::duration(millis(10)..=hour), DEFAULT_INTERVAL);
-    let timeout = table.optional("timeout", values::duration(millis(1)..=hour));
-    if !table.has("timeout") {
-        return (interval, interval.map(|interval| interval.min(DEFAULT_TIMEOUT)));
-    }
-    if let (Some(interval), Some(timeout)) = (interval, timeout)
-        && timeout > interval
-    {
-        let [timeout, interval] = [timeout, interval].map(display_duration);
-        let message = format!(
-            "timeout: found {timeout:?}, expected at most the interval, which is {interval:?}"
-        );
-        table.fault("timeout", message);
-    }
-    (interval, timeout)
+    program(table, "command", "/usr/local/bin/check")
 }

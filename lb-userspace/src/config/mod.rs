@@ -10,6 +10,7 @@ mod fault;
 mod health;
 pub mod model;
 mod reader;
+mod schedule;
 mod schema;
 mod syntax;
 #[cfg(test)]

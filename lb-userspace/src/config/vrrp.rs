@@ -9,6 +9,7 @@ use super::{
     duration::display_duration,
     model::{Name, Service},
     reader::Table,
+    schedule::{Bounds, Schedule, program, schedule},
     values::{self, Refusal},
 };
 use crate::vrrp::{
@@ -20,6 +21,11 @@ use crate::vrrp::{
 const ADDRESSES_MAX: usize = 64;
 const DEFAULT_SERVICE_PENALTY: u8 = 50;
 const DEFAULT_SCRIPT_PENALTY: u8 = 20;
+const SCRIPT_BOUNDS: Bounds = Bounds {
+    least_interval: Duration::from_millis(100),
+    least_timeout: Duration::from_millis(10),
+    default_interval: Duration::from_secs(2),
+};
 
 /// A virtual router: addresses of which one balancer at a time is the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -333,33 +339,10 @@ fn track(table: &mut Table<'_>, services: Option<&[Service]>) -> Option<Track> {
 }
 
 fn script(table: &mut Table<'_>) -> Option<TrackScript> {
-    let expected = "a list of the program and its arguments, such as [\"/usr/local/bin/ok\"]";
-    let command = table.list("script", expected, values::argument);
-    let relative = |command: &Vec<String>| !command[0].starts_with('/');
-    if command.as_ref().is_some_and(relative) {
-        table.fault("script", "script: the program is named by an absolute path".to_owned());
-    }
-    let (millis, hour) = (Duration::from_millis, Duration::from_secs(3600));
-    let interval =
-        table.or("interval", values::duration(millis(100)..=hour), Duration::from_secs(2));
-    let timeout = table.optional("timeout", values::duration(millis(10)..=hour));
-    let timeout = match (table.has("timeout"), interval) {
-        (true, _) => timeout,
-        (false, interval) => interval.map(|interval| interval.min(Duration::from_secs(1))),
-    };
-    if let (Some(interval), Some(timeout)) = (interval, timeout)
-        && timeout > interval
-    {
-        let [timeout, interval] = [timeout, interval].map(display_duration);
-        let message = format!(
-            "timeout: found {timeout:?}, expected at most the interval, which is {interval:?}"
-        );
-        table.fault("timeout", message);
-    }
-    let rise = table.or("rise", values::number(1..=1000), 2);
-    let fall = table.or("fall", values::number(1..=1000), 3);
-    let (interval, timeout) = (interval?, timeout?);
-    Some(TrackScript { command: command?, interval, timeout, rise: rise?, fall: fall? })
+    let command = program(table, "script", "/usr/local/bin/ok");
+    let schedule = schedule(table, SCRIPT_BOUNDS);
+    let (command, Schedule { interval, timeout, rise, fall }) = (command?, schedule?);
+    Some(TrackScript { command, interval, timeout, rise, fall })
 }
 
 fn no_script(table: &mut Table<'_>) -> Option<TrackScript> {
