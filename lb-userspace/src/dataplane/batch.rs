@@ -249,15 +249,8 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
     ) -> (usize, u32, io::Result<()>) {
         let len = keys.len().min(values.len());
         let mut next = 0_u32;
-        let mut attr = BatchAttr {
-            in_batch: position.as_ref().map_or(0, address),
-            out_batch: address_mut(&mut next),
-            keys: address_mut(keys),
-            values: address_mut(values),
-            count: count(len),
-            map_fd: raw_fd(&self.map),
-            ..BatchAttr::default()
-        };
+        let buffers = [address_mut(keys), address_mut(values)];
+        let mut attr = BatchAttr::reading(&self.map, position.as_ref(), &mut next, buffers, len);
         // SAFETY: the buffers have room for `count` of the map's keys and values; a position of a
         // hash map is a u32 (`kernel/bpf/hashtab.c`). All live through the call.
         let result = unsafe { bpf(Command::LookupBatch, &mut attr) };
@@ -412,6 +405,26 @@ impl SingleAttr {
 }
 
 impl BatchAttr {
+    /// Reads up to `len` entries from a position on into buffers for keys and values, given by
+    /// their addresses; `next` becomes the position after them.
+    pub(super) fn reading(
+        map: &MapData,
+        position: Option<&u32>,
+        next: &mut u32,
+        [keys, values]: [u64; 2],
+        len: usize,
+    ) -> Self {
+        Self {
+            in_batch: position.map_or(0, address),
+            out_batch: address_mut(next),
+            keys,
+            values,
+            count: count(len),
+            map_fd: raw_fd(map),
+            ..Self::default()
+        }
+    }
+
     /// How many of `len` entries were done. Kernels before 6.8 leave the count as it was where they
     /// fail before the first entry, so it is believed only with errors that an entry raised.
     fn done(&self, len: usize, result: &io::Result<()>) -> usize {
@@ -442,7 +455,7 @@ pub(super) fn address_mut<T: ?Sized>(memory: &mut T) -> u64 {
     (&raw mut *memory).cast::<u8>().expose_provenance() as u64
 }
 
-pub(super) fn raw_fd(map: &MapData) -> u32 {
+fn raw_fd(map: &MapData) -> u32 {
     map.fd().as_fd().as_raw_fd().cast_unsigned()
 }
 

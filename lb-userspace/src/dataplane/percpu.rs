@@ -11,7 +11,7 @@ use std::{fmt, io};
 use aya::maps::{MapData, MapError, MapType};
 
 use super::{
-    batch::{BatchAttr, Command, Plain, SingleAttr, address, address_mut, bpf, count, raw_fd},
+    batch::{BatchAttr, Command, Plain, SingleAttr, address, address_mut, bpf, count},
     error::Error,
 };
 
@@ -129,15 +129,8 @@ impl<const N: usize> PerCpuTable<N> {
     ) -> io::Result<(usize, u32)> {
         let len = keys.len().min(values.len() / self.cpus);
         let mut next = 0_u32;
-        let mut attr = BatchAttr {
-            in_batch: position.as_ref().map_or(0, address),
-            out_batch: address_mut(&mut next),
-            keys: address_mut(keys),
-            values: address_mut(values),
-            count: count(len),
-            map_fd: raw_fd(&self.map),
-            ..BatchAttr::default()
-        };
+        let buffers = [address_mut(keys), address_mut(values)];
+        let mut attr = BatchAttr::reading(&self.map, position.as_ref(), &mut next, buffers, len);
         // SAFETY: the buffers have room for `count` keys, and values of every CPU; a position of
         // an array is its index, a u32. All live through the call.
         let result = unsafe { bpf(Command::LookupBatch, &mut attr) };
