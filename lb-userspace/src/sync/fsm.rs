@@ -9,15 +9,18 @@
 //! with the smallest name among those that are *ready*: that have joined, or found nobody to join.
 //! So a node that comes back takes over the tables of those that went on before it leads them.
 
+mod lead;
+mod model;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
     time::Duration,
 };
 
+pub use self::model::{Look, Output, PeerView, Report, Role, SessionId, View};
 use super::{
     error::Error,
-    packet::{Beat, Flows, Hello, Message, Slots, Stamped, Standing},
+    packet::{Beat, Hello, Message, Standing},
 };
 use crate::config::Name;
 
@@ -35,110 +38,6 @@ pub const JOIN_WAIT: Duration = Duration::from_millis(1500);
 const LIST_MAX: usize = 65_536;
 /// Bytes of a peer's configuration that are kept to compare.
 const CONFIG_MAX: usize = 8 << 20;
-
-/// A connection, numbered by who opened it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-/// What this node is to the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// It has just started and looks for others; until then its own view holds.
-    Joining,
-    /// Its own view holds, and others follow.
-    Leader,
-    /// The tables of this node hold.
-    Follower(Name),
-}
-
-/// This node's tables and configuration at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
-    /// The digest of all tables.
-    pub digest: u64,
-    /// The hash of the configuration.
-    pub config: u64,
-}
-
-/// A way to look at this node's tables and configuration, for when it matters.
-pub type Look<'v> = &'v mut dyn FnMut() -> View;
-
-/// What is to be done, in order.
-#[derive(Debug)]
-pub enum Output {
-    /// Say this.
-    Send(SessionId, Message),
-    /// Say these services' slots, or everything, and then that this is all.
-    Everything(SessionId, Vec<Name>),
-    /// Say the digest of every service.
-    Digests(SessionId),
-    /// Say what is configured.
-    Config(SessionId),
-    /// End the connection.
-    Close(SessionId, Error),
-    /// Another role from now on.
-    Role(Role),
-    /// Install what the leader says.
-    Slots(Slots),
-    /// Install what the leader says.
-    Backends(super::packet::Backends),
-    /// Install flows that a peer has recorded.
-    Flows(Flows),
-    /// Take over an operator's change, and pass it on if it is news.
-    Change(SessionId, Stamped),
-    /// Compare the leader's digests of all services with ours, then call [`Peers::differing`].
-    Compare(SessionId, Vec<(Name, u64)>),
-    /// Compare a peer's configuration with ours, then call [`Peers::config_differs`].
-    CompareConfig(SessionId, Vec<String>),
-    /// Tell everyone.
-    Report(Option<Name>, Report),
-}
-
-/// What is worth an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// A session is up.
-    Connected,
-    /// A session has ended.
-    Lost(String),
-    /// This node leads.
-    Leads,
-    /// This node follows.
-    Follows(Name),
-    /// The leader's tables are here as a whole.
-    Synced,
-    /// Both nodes say that they have the addresses.
-    Split,
-    /// No more.
-    SplitOver,
-    /// These services' slots are not the leader's; they are asked for anew.
-    Differ(Vec<Name>),
-    /// They are the same again.
-    Agree,
-    /// The configurations differ.
-    ConfigDiffers(Vec<String>),
-    /// They are the same again.
-    ConfigAgrees,
-}
-
-/// One peer, for `status`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PeerView {
-    /// Its name.
-    pub node: Name,
-    /// Its version of Weir.
-    pub version: String,
-    /// The connection with it.
-    pub session: SessionId,
-    /// How far it is behind us.
-    pub lag: Duration,
-    /// Whether it says that it has the addresses.
-    pub leads: Option<bool>,
-    /// How many services' slots it found to differ.
-    pub differ: u32,
-    /// What is configured differently there.
-    pub config: Vec<String>,
-}
 
 /// All sessions of this node.
 #[derive(Debug)]
@@ -554,85 +453,6 @@ impl Peers {
     }
 
     // === Who leads ===
-
-    fn decide(&mut self, now: Duration, outputs: &mut Vec<Output>) {
-        self.find_split(outputs);
-        let role = self.choose(now);
-        if role == self.role {
-            return;
-        }
-        self.role = role.clone();
-        self.synced = false;
-        self.repaired = None;
-        self.differing.clear();
-        match &role {
-            Role::Joining => {}
-            Role::Leader => {
-                self.hello.standing.ready = true;
-                outputs.push(Output::Report(None, Report::Leads));
-            }
-            Role::Follower(leader) => {
-                outputs.push(Output::Report(None, Report::Follows(leader.clone())));
-            }
-        }
-        outputs.push(Output::Role(role));
-        // Behind the role, so that what comes is taken for what it is.
-        if let Some(leader) = self.leader_session() {
-            if let Some(session) = self.sessions.get_mut(&leader) {
-                // An answer that is on its way may be to what we asked before it led.
-                session.wanting = false;
-            }
-            self.want_everything(leader, outputs);
-        }
-        // Told at once, with the next beat.
-        self.last_beat = None;
-    }
-
-    fn choose(&self, now: Duration) -> Role {
-        if self.hello.standing.leads == Some(true) {
-            return Role::Leader;
-        }
-        let peers = || self.sessions.values().filter_map(|session| session.peer.as_ref());
-        let smallest = |pick: &dyn Fn(&Standing) -> bool| {
-            let picked = peers().filter(|peer| pick(&peer.hello.standing));
-            picked.map(|peer| &peer.hello.node).min()
-        };
-        if let Some(leader) = smallest(&|standing| standing.leads == Some(true)) {
-            return Role::Follower(leader.clone());
-        }
-        let ours = &self.hello.node;
-        let other = smallest(&|standing| standing.ready);
-        match other {
-            Some(other) if !self.hello.standing.ready || other < ours => {
-                Role::Follower(other.clone())
-            }
-            Some(_) => Role::Leader,
-            None if self.hello.standing.ready => Role::Leader,
-            None if now < self.started + JOIN_WAIT => Role::Joining,
-            // Nobody was here before: the smallest name of those who start together.
-            None => match smallest(&|_| true) {
-                Some(other) if other < ours => Role::Joining,
-                _ => Role::Leader,
-            },
-        }
-    }
-
-    fn find_split(&mut self, outputs: &mut Vec<Output>) {
-        let leads = |standing: &Standing| standing.leads == Some(true);
-        let mut split = BTreeSet::new();
-        if leads(&self.hello.standing) {
-            let peers = self.sessions.values().filter_map(|session| session.peer.as_ref());
-            let too = peers.filter(|peer| leads(&peer.hello.standing));
-            split.extend(too.map(|peer| peer.hello.node.clone()));
-        }
-        for node in split.difference(&self.split) {
-            outputs.push(Output::Report(Some(node.clone()), Report::Split));
-        }
-        for node in self.split.difference(&split) {
-            outputs.push(Output::Report(Some(node.clone()), Report::SplitOver));
-        }
-        self.split = split;
-    }
 }
 
 // === impl Session ===
@@ -652,32 +472,5 @@ impl Session {
     fn lag(&self, now: Duration) -> Duration {
         let waiting = self.unanswered.front().map(|(_, at)| now.saturating_sub(*at));
         waiting.unwrap_or_default().max(self.lag)
-    }
-}
-
-// === impl Report ===
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connected => f.write_str("connected"),
-            Self::Lost(why) => write!(f, "lost: {why}"),
-            Self::Leads => f.write_str("this node leads"),
-            Self::Follows(leader) => write!(f, "this node follows {leader}"),
-            Self::Synced => f.write_str("its tables are here as a whole"),
-            Self::Split => f.write_str("split brain: it has the addresses, and this node as well"),
-            Self::SplitOver => f.write_str("the split brain is over"),
-            Self::Differ(services) => {
-                let names: Vec<&str> = services.iter().take(8).map(Name::as_str).collect();
-                let more = services.len() - names.len();
-                let rest = if more == 0 { String::new() } else { format!(" and {more} more") };
-                write!(f, "slots differ and are asked for anew: {}{rest}", names.join(", "))
-            }
-            Self::Agree => f.write_str("slots are the same again"),
-            Self::ConfigDiffers(lines) => {
-                write!(f, "configurations differ: {}", lines.join("; "))
-            }
-            Self::ConfigAgrees => f.write_str("configurations are the same again"),
-        }
     }
 }

@@ -1,0 +1,87 @@
+//! Who leads, and what follows when that changes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::super::packet::Standing;
+use super::{JOIN_WAIT, Output, Peers, Report, Role};
+
+impl Peers {
+    pub(super) fn decide(&mut self, now: Duration, outputs: &mut Vec<Output>) {
+        self.find_split(outputs);
+        let role = self.choose(now);
+        if role == self.role {
+            return;
+        }
+        self.role = role.clone();
+        self.synced = false;
+        self.repaired = None;
+        self.differing.clear();
+        match &role {
+            Role::Joining => {}
+            Role::Leader => {
+                self.hello.standing.ready = true;
+                outputs.push(Output::Report(None, Report::Leads));
+            }
+            Role::Follower(leader) => {
+                outputs.push(Output::Report(None, Report::Follows(leader.clone())));
+            }
+        }
+        outputs.push(Output::Role(role));
+        // Behind the role, so that what comes is taken for what it is.
+        if let Some(leader) = self.leader_session() {
+            if let Some(session) = self.sessions.get_mut(&leader) {
+                // An answer that is on its way may be to what we asked before it led.
+                session.wanting = false;
+            }
+            self.want_everything(leader, outputs);
+        }
+        // Told at once, with the next beat.
+        self.last_beat = None;
+    }
+
+    fn choose(&self, now: Duration) -> Role {
+        if self.hello.standing.leads == Some(true) {
+            return Role::Leader;
+        }
+        let peers = || self.sessions.values().filter_map(|session| session.peer.as_ref());
+        let smallest = |pick: &dyn Fn(&Standing) -> bool| {
+            let picked = peers().filter(|peer| pick(&peer.hello.standing));
+            picked.map(|peer| &peer.hello.node).min()
+        };
+        if let Some(leader) = smallest(&|standing| standing.leads == Some(true)) {
+            return Role::Follower(leader.clone());
+        }
+        let ours = &self.hello.node;
+        let other = smallest(&|standing| standing.ready);
+        match other {
+            Some(other) if !self.hello.standing.ready || other < ours => {
+                Role::Follower(other.clone())
+            }
+            Some(_) => Role::Leader,
+            None if self.hello.standing.ready => Role::Leader,
+            None if now < self.started + JOIN_WAIT => Role::Joining,
+            // Nobody was here before: the smallest name of those who start together.
+            None => match smallest(&|_| true) {
+                Some(other) if other < ours => Role::Joining,
+                _ => Role::Leader,
+            },
+        }
+    }
+
+    pub(super) fn find_split(&mut self, outputs: &mut Vec<Output>) {
+        let leads = |standing: &Standing| standing.leads == Some(true);
+        let mut split = BTreeSet::new();
+        if leads(&self.hello.standing) {
+            let peers = self.sessions.values().filter_map(|session| session.peer.as_ref());
+            let too = peers.filter(|peer| leads(&peer.hello.standing));
+            split.extend(too.map(|peer| peer.hello.node.clone()));
+        }
+        for node in split.difference(&self.split) {
+            outputs.push(Output::Report(Some(node.clone()), Report::Split));
+        }
+        for node in self.split.difference(&split) {
+            outputs.push(Output::Report(Some(node.clone()), Report::SplitOver));
+        }
+        self.split = split;
+    }
+}
