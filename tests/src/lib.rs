@@ -49,6 +49,7 @@ pub mod tshark;
 mod udp;
 pub mod vrrp;
 pub mod weir;
+mod words;
 pub mod xdp;
 
 pub use crate::{

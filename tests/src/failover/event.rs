@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr, thread, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::{Lab, Pair, Router};
+use crate::{Lab, Pair, Router, words::by_name};
 
 /// How long a stalled daemon stalls.
 const STALL: Duration = Duration::from_secs(1);
@@ -143,9 +143,7 @@ impl FromStr for Event {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|event| event.name() == text).ok_or_else(|| {
-            anyhow!("no such event; there are {}", Self::ALL.map(Self::name).join(", "))
-        })
+        by_name(&Self::ALL, Self::name, text)
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::{fmt, str::FromStr};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use super::scenario::{DRAINED, KILLED, RELOADED, Scenario, WEIGHED};
+use crate::words::by_name;
 
 /// Something that happens to a balancer or a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +145,7 @@ impl FromStr for Event {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|event| event.name() == text).ok_or_else(|| {
-            anyhow!("no such event; there are {}", Self::ALL.map(Self::name).join(", "))
-        })
+        by_name(&Self::ALL, Self::name, text)
     }
 }
 
