@@ -5,33 +5,33 @@
 //! The steering rules are the real ones, over tables in memory; the ring is the controller's. Each
 //! packet, each write and each sweep can be repeated on a [`Mirror`]: the kernel.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    fmt,
-    rc::Rc,
-    time::Duration,
-};
+mod event;
+mod memory;
+mod mirror;
+
+use std::{cell::Cell, fmt, time::Duration};
 
 use lb_common::{
     flow::{Flow, TcpFlags},
     hash::Seed,
-    layout::{
-        BackendEntry, FlowKey, FlowRecord, Life, Load, RingSpan, Rotation, ServiceBucket,
-        ServiceEntry, ServiceKey, ServiceMeta,
-    },
+    layout::{FlowRecord, Life, RingSpan, ServiceMeta},
     reason::Reason,
     slot::Slot,
-    steer::{self, Flows, Parameters, Stage, Tables, Why},
+    steer::{self, Flows, Parameters, Stage, Why},
 };
-use rand::Rng;
 use weir::core::{
     Write,
     maglev::{self, Candidate},
-    places::Place,
     ring::{Ring, Tracking},
     rotation,
     sweep::{self, Findings, Staying, Swept},
+};
+
+use self::memory::Memory;
+pub use self::{
+    event::{Balance, Event},
+    memory::{place, service_key},
+    mirror::{Mirror, Nothing},
 };
 
 /// How many backends a world has, up or not.
@@ -40,92 +40,8 @@ pub const BACKENDS: u16 = 5;
 pub const FLOWS: u16 = 40;
 /// Slots: few, so that flows share them. A prime, as Maglev wants it.
 const SLOTS: u32 = 13;
-/// The idle time-out.
-/// Longer than a closed flow is remembered, so that what is wrong with that shows.
+/// The idle time-out: longer than a closed flow is remembered, so that what is wrong with that shows.
 const IDLE: Duration = Duration::from_secs(150);
-
-/// How the service finds backends for its flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    /// By the ring (`maglev`).
-    Ring,
-    /// By the ring, and nothing is recorded (`affinity = false`); UDP alone.
-    Loose,
-    /// In turn (`round_robin`).
-    Turns,
-    /// By load (`least_conn`).
-    Load,
-}
-
-/// One thing that happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// A flow opens (a SYN), or opens anew.
-    Open(u16),
-    /// A packet in the middle of a flow.
-    Data(u16),
-    /// A flow's last packet (FIN or RST).
-    Close(u16),
-    /// Time goes by, in seconds.
-    Pass(u8),
-    /// A backend starts to take flows, or takes them again.
-    Up(u16),
-    /// A backend dies: its flows are lost.
-    Die(u16),
-    /// The same, seen by packets before its slots are others'.
-    Fall(u16),
-    /// A backend takes no new flows and keeps its old ones.
-    Drain(u16),
-    /// A backend's weight.
-    Weight(u16, u8),
-    /// The service is balanced in another way from now on; `Loose` is no way for TCP.
-    Balance(Balance),
-    /// The controller looks through the records.
-    Sweep,
-    /// The controller is killed, and another takes the tables over.
-    Restart,
-}
-
-impl Event {
-    /// Any event, each kind as often as histories need it.
-    pub fn random(random: &mut impl Rng) -> Self {
-        let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
-        let balances = [Balance::Ring, Balance::Loose, Balance::Turns, Balance::Load];
-        match random.random_range(0..85) {
-            0..12 => Self::Open(flow),
-            12..52 => Self::Data(flow),
-            52..56 => Self::Close(flow),
-            56..66 => Self::Pass(random.random_range(1..60)),
-            66..69 => Self::Up(backend),
-            69..71 => Self::Die(backend),
-            71 => Self::Fall(backend),
-            72..74 => Self::Drain(backend),
-            74..77 => Self::Weight(backend, random.random_range(0..4)),
-            77..83 => Self::Sweep,
-            83 => Self::Balance(balances[random.random_range(0..balances.len())]),
-            _ => Self::Restart,
-        }
-    }
-}
-
-/// Where every event is repeated, and whose answers must be the model's.
-pub trait Mirror {
-    /// Sends a packet of a flow; the number of the backend that it reaches, or nothing if the
-    /// mirror has no opinion.
-    fn packet(&mut self, flow: &Flow) -> Option<Result<u16, Reason>>;
-    /// Changes its tables.
-    fn write(&mut self, write: &Write);
-    /// Drops records.
-    fn forget(&mut self, stage: Stage, keys: &[FlowKey]);
-    /// Adds to the load of a backend.
-    fn correct(&mut self, number: u16, change: i64);
-    /// The load of a backend, if the mirror knows it.
-    fn load(&self, number: u16) -> Option<u64>;
-}
-
-/// The mirror of those who want none.
-#[derive(Debug)]
-pub struct Nothing;
 
 /// The promise was broken, or the mirror disagrees.
 #[derive(Debug, Clone)]
@@ -163,32 +79,8 @@ struct Client {
     confirmed: bool,
 }
 
-/// Tables in memory.
-#[derive(Debug)]
-struct Memory {
-    buckets: Vec<ServiceBucket>,
-    slots: Vec<Cell<Slot>>,
-    backends: Vec<BackendEntry>,
-    rotation: Rotation,
-    loads: Vec<Load>,
-    half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    now: Cell<Duration>,
-}
-
 /// The parameters of model and mirror.
 pub const PARAMETERS: Parameters = Parameters { seed: Seed([7, 11]), place_mask: 1 };
-
-/// The model's service.
-pub fn service_key(udp: bool) -> ServiceKey {
-    let port = u16::from_le_bytes(80u16.to_be_bytes());
-    ServiceKey::ipv4(u32::from_le_bytes([192, 0, 2, 10]), port, if udp { 17 } else { 6 })
-}
-
-/// The service's place in the service table.
-pub fn place(udp: bool) -> Place {
-    Place { bucket: service_key(udp).places().first(PARAMETERS.place_mask), half: 0 }
-}
 
 /// The part of the ring map that the model's ring has.
 pub const SPAN: RingSpan = RingSpan { base: 16, length: SLOTS };
@@ -584,114 +476,6 @@ impl World {
             self.tables.slots[*index as usize].set(*slot);
         }
         mirror.write(&Write::Slots(slots.to_vec()));
-    }
-}
-
-// === impl Memory ===
-
-impl Memory {
-    fn new(key: ServiceKey) -> Self {
-        let buckets: Vec<ServiceBucket> = (0..2).map(|_| ServiceBucket::default()).collect();
-        let entry = &buckets[key.places().first(PARAMETERS.place_mask) as usize].0[0];
-        entry.ring.store(SPAN.to_word());
-        entry.meta.store(ServiceMeta::default().0);
-        entry.head.store(key.head);
-        let slots = (0..TURNS.base + TURNS.length).map(|_| Cell::new(Slot::settled(Slot::NONE)));
-        Self {
-            buckets,
-            slots: slots.collect(),
-            backends: (0..BACKENDS).map(|_| BackendEntry::default()).collect(),
-            rotation: Rotation::default(),
-            loads: (0..BACKENDS).map(|_| Load::default()).collect(),
-            half_open: RefCell::default(),
-            confirmed: RefCell::default(),
-            now: Cell::new(Duration::from_secs(1000)),
-        }
-    }
-
-    fn entry(&self, udp: bool) -> &ServiceEntry {
-        let Place { bucket, half } = place(udp);
-        &self.buckets[bucket as usize].0[usize::from(half)]
-    }
-
-    fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
-        match stage {
-            Stage::HalfOpen => &self.half_open,
-            Stage::Confirmed => &self.confirmed,
-        }
-    }
-}
-
-impl Tables for Memory {
-    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
-        self.buckets.get(place as usize)
-    }
-
-    fn slot(&self, index: u32) -> Option<Slot> {
-        self.slots.get(index as usize).map(Cell::get)
-    }
-
-    fn backend(&self, number: u16) -> Option<&BackendEntry> {
-        self.backends.get(usize::from(number))
-    }
-
-    fn rotation(&self, service: u32) -> Option<&Rotation> {
-        (service == 0).then_some(&self.rotation)
-    }
-
-    fn load(&self, number: u16) -> Option<&Load> {
-        self.loads.get(usize::from(number))
-    }
-}
-
-impl Flows for Memory {
-    type Record<'t> = Rc<FlowRecord>;
-
-    fn now(&self) -> u32 {
-        u32::try_from(self.now.get().as_secs()).unwrap_or(u32::MAX)
-    }
-
-    fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.table(stage).borrow().get(key).cloned()
-    }
-
-    fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {
-        let copy = FlowRecord::default();
-        copy.backend.store(record.backend.load());
-        copy.seen.store(record.seen.load());
-        copy.slot.store(record.slot.load());
-        copy.closing.store(record.closing.load());
-        self.table(stage).borrow_mut().insert(*key, Rc::new(copy));
-    }
-
-    fn forget(&self, stage: Stage, key: &FlowKey) {
-        self.table(stage).borrow_mut().remove(key);
-    }
-
-    fn turn_to(&self, rotation: &Rotation, position: u32) {
-        rotation.turn.store(position);
-    }
-
-    fn count(&self, load: &Load, change: i64) {
-        load.active.add(change);
-    }
-}
-
-// === impl Nothing ===
-
-impl Mirror for Nothing {
-    fn packet(&mut self, _flow: &Flow) -> Option<Result<u16, Reason>> {
-        None
-    }
-
-    fn write(&mut self, _write: &Write) {}
-
-    fn forget(&mut self, _stage: Stage, _keys: &[FlowKey]) {}
-
-    fn correct(&mut self, _number: u16, _change: i64) {}
-
-    fn load(&self, _number: u16) -> Option<u64> {
-        None
     }
 }
 

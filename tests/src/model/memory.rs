@@ -1,0 +1,127 @@
+//! The kernel's tables, in memory.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use lb_common::{
+    layout::{
+        BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket, ServiceEntry, ServiceKey,
+        ServiceMeta,
+    },
+    slot::Slot,
+    steer::{Flows, Stage, Tables},
+};
+use weir::core::places::Place;
+
+use super::{BACKENDS, PARAMETERS, SPAN, TURNS};
+
+/// Tables in memory.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) buckets: Vec<ServiceBucket>,
+    pub(super) slots: Vec<Cell<Slot>>,
+    pub(super) backends: Vec<BackendEntry>,
+    pub(super) rotation: Rotation,
+    pub(super) loads: Vec<Load>,
+    pub(super) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    pub(super) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    pub(super) now: Cell<Duration>,
+}
+
+impl Memory {
+    pub(super) fn new(key: ServiceKey) -> Self {
+        let buckets: Vec<ServiceBucket> = (0..2).map(|_| ServiceBucket::default()).collect();
+        let entry = &buckets[key.places().first(PARAMETERS.place_mask) as usize].0[0];
+        entry.ring.store(SPAN.to_word());
+        entry.meta.store(ServiceMeta::default().0);
+        entry.head.store(key.head);
+        let slots = (0..TURNS.base + TURNS.length).map(|_| Cell::new(Slot::settled(Slot::NONE)));
+        Self {
+            buckets,
+            slots: slots.collect(),
+            backends: (0..BACKENDS).map(|_| BackendEntry::default()).collect(),
+            rotation: Rotation::default(),
+            loads: (0..BACKENDS).map(|_| Load::default()).collect(),
+            half_open: RefCell::default(),
+            confirmed: RefCell::default(),
+            now: Cell::new(Duration::from_secs(1000)),
+        }
+    }
+
+    pub(super) fn entry(&self, udp: bool) -> &ServiceEntry {
+        let Place { bucket, half } = place(udp);
+        &self.buckets[bucket as usize].0[usize::from(half)]
+    }
+
+    pub(super) fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
+        match stage {
+            Stage::HalfOpen => &self.half_open,
+            Stage::Confirmed => &self.confirmed,
+        }
+    }
+}
+
+impl Tables for Memory {
+    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
+        self.buckets.get(place as usize)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(index as usize).map(Cell::get)
+    }
+
+    fn backend(&self, number: u16) -> Option<&BackendEntry> {
+        self.backends.get(usize::from(number))
+    }
+
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        (service == 0).then_some(&self.rotation)
+    }
+
+    fn load(&self, number: u16) -> Option<&Load> {
+        self.loads.get(usize::from(number))
+    }
+}
+
+impl Flows for Memory {
+    type Record<'t> = Rc<FlowRecord>;
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.now.get().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
+        self.table(stage).borrow().get(key).cloned()
+    }
+
+    fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {
+        self.table(stage).borrow_mut().insert(*key, Rc::new(record.copied()));
+    }
+
+    fn forget(&self, stage: Stage, key: &FlowKey) {
+        self.table(stage).borrow_mut().remove(key);
+    }
+
+    fn turn_to(&self, rotation: &Rotation, position: u32) {
+        rotation.turn.store(position);
+    }
+
+    fn count(&self, load: &Load, change: i64) {
+        load.active.add(change);
+    }
+}
+
+/// The model's service.
+pub fn service_key(udp: bool) -> ServiceKey {
+    let port = u16::from_le_bytes(80u16.to_be_bytes());
+    ServiceKey::ipv4(u32::from_le_bytes([192, 0, 2, 10]), port, if udp { 17 } else { 6 })
+}
+
+/// The service's place in the service table.
+pub fn place(udp: bool) -> Place {
+    Place { bucket: service_key(udp).places().first(PARAMETERS.place_mask), half: 0 }
+}
