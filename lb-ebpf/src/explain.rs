@@ -8,7 +8,6 @@ use lb_common::{
     reason::Reason,
     slot::Slot,
     steer::{Flows, Stage, Tables, Way},
-    word::Word32,
 };
 
 use crate::maps::KernelTables;
