@@ -16,6 +16,8 @@
 //! | `BACKEND_COUNTERS` | [`BackendCounters`], a CPU | one a forwarded packet |
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 //! | `RECORD_COUNTERS` | [`RecordCounters`], a CPU | one a flow that is recorded or dropped |
+//! | `HEARTBEAT` | [`Heartbeat`], 64 bytes | none, unless a peer probes |
+//! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
 
 mod flows;
 
@@ -27,7 +29,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -299,6 +301,17 @@ impl Load {
     }
 }
 
+/// When the daemon last gave a sign of life, for the peers' probes (see [`crate::echo`]).
+#[repr(C, align(64))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct Heartbeat {
+    /// Nanoseconds of the kernel's monotonic clock (`bpf_ktime_get_ns`); 0 for never.
+    pub time: Word64,
+    /// Not used.
+    pub reserved: [Word64; 7],
+}
+
 impl BackendEntry {
     /// The two words of an Ethernet next hop.
     pub const fn words(destination: [u8; 6], source: [u8; 6], interface: u32) -> [u64; 2] {
@@ -367,5 +380,6 @@ const _: () = assert!(size_of::<RingLine>() == 64);
 const _: () = assert!(size_of::<BackendEntry>() == 64);
 const _: () = assert!(size_of::<Rotation>() == 64);
 const _: () = assert!(size_of::<Load>() == 64);
+const _: () = assert!(size_of::<Heartbeat>() == 64);
 const _: () = assert!(size_of::<BackendCounters>() == 32);
 const _: () = assert!(size_of::<RecordCounters>() == 24);

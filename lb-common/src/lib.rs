@@ -16,6 +16,7 @@
 )]
 
 mod choose;
+pub mod echo;
 pub mod flow;
 pub mod hash;
 pub mod layout;

@@ -6,6 +6,8 @@ use core::marker::PhantomData;
 
 use network_types::ip::Ipv4Hdr;
 
+use crate::echo::EchoFrame;
+
 /// A type that may be laid over packet bytes at any offset.
 ///
 /// # Safety
@@ -23,11 +25,14 @@ unsafe impl<const N: usize> Wire for TransportWords<N> {}
 unsafe impl Wire for EthernetWords {}
 // SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for PlainHead {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for EchoFrame {}
 
 const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
 const _: () = assert!(align_of::<TransportWords<16>>() == 1);
 const _: () = assert!(align_of::<EthernetWords>() == 1);
 const _: () = assert!(align_of::<PlainHead>() == 1);
+const _: () = assert!(align_of::<EchoFrame>() == 1);
 const _: () = assert!(size_of::<PlainHead>() == 54);
 
 /// The Ethernet header cut the way the fast path copies it: both addresses in two words.
@@ -120,6 +125,12 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub unsafe fn from_bounds(start: usize, end: usize) -> Self {
         Self { start, end, frame: PhantomData }
+    }
+
+    /// The frame's bounds, as [`from_bounds`](Self::from_bounds) takes them.
+    #[inline(always)]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
     }
 
     /// The frame's length in bytes.

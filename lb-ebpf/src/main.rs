@@ -1,7 +1,8 @@
 //! The XDP program: a packet's way from the driver to its backend.
 //!
 //! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`]),
-//! the look without a touch ([`mod@explain`]) and the one match from an outcome to an XDP action.
+//! the look without a touch ([`mod@explain`]), the peers' probes ([`mod@echo`]) and the one match
+//! from an outcome to an XDP action.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
@@ -14,6 +15,7 @@
 )]
 
 mod count;
+mod echo;
 mod explain;
 mod maps;
 
@@ -39,6 +41,7 @@ pub fn weir(ctx: XdpContext) -> u32 {
     let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
     match forward(&mut packet) {
         Ok(action) => action,
+        Err(Reason::NoService) if echo::turns_round(&packet) => XDP_TX,
         Err(reason) => {
             count::refused(reason);
             match reason.refusal() {

@@ -8,10 +8,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
+    echo::Outcome,
     hash::Seed,
     layout::{
-        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Load, RecordCounters,
-        RingLine, Rotation, ServiceBucket,
+        Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Heartbeat, Load,
+        RecordCounters, RingLine, Rotation, ServiceBucket,
     },
     reason::Reason,
     slot::Slot,
@@ -50,6 +51,10 @@ static BACKEND_COUNTERS: PerCpuArray<BackendCounters, 1> = PerCpuArray::new();
 static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static RECORD_COUNTERS: PerCpuArray<RecordCounters, { Stage::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static HEARTBEAT: Array<Heartbeat, 1, MAPPED> = Array::new();
+#[btf_map]
+static ECHO_COUNTERS: PerCpuArray<u64, { Outcome::ALL.len() }> = PerCpuArray::new();
 
 /// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
 #[unsafe(no_mangle)]
@@ -235,4 +240,16 @@ pub(crate) fn reason_counter(reason: Reason) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn record_counters(stage: Stage) -> Option<*mut RecordCounters> {
     RECORD_COUNTERS.get_ptr_mut(stage as u32)
+}
+
+/// When the daemon last gave a sign of life.
+#[inline(always)]
+pub(crate) fn heartbeat() -> Option<&'static Heartbeat> {
+    HEARTBEAT.get(0)
+}
+
+/// This CPU's counter of an outcome of the echo.
+#[inline(always)]
+pub(crate) fn echo_counter(outcome: Outcome) -> Option<*mut u64> {
+    ECHO_COUNTERS.get_ptr_mut(outcome as u32)
 }

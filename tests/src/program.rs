@@ -18,6 +18,7 @@ use aya::{
     Ebpf,
     programs::{TestRun, TestRunOptions, Xdp},
 };
+use lb_common::echo::{EchoKey, Responder};
 use weir::{
     config::{Config, Limits},
     core::{Action, Core, HealthReport, NextHop, NextHopReport, Now, saved::Saved},
@@ -32,6 +33,13 @@ pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// The interface that test packets arrive on: without a context of its own, a test run takes
 /// place on loopback.
 pub const INGRESS: u32 = 1;
+
+/// How the program under test answers probes.
+pub const ECHO: Responder = Responder {
+    port: 9751,
+    node: 0x0102_0304_0506_0708,
+    key: EchoKey([0x0011_2233_4455_6677, 0x8899_AABB_CCDD_EEFF]),
+};
 
 /// An XDP action (`enum xdp_action` of `linux/bpf.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +113,7 @@ impl Verdict {
 
 impl Instance {
     fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self> {
-        let own = Ingress { index: INGRESS, mac: OWN_MAC };
+        let own = Ingress { index: INGRESS, mac: OWN_MAC, echo: ECHO };
         let mut ebpf = dataplane::load(object, id, bpf_dir, own)?;
         for name in ["weir", "empty_tx"] {
             xdp(&mut ebpf, name)?.load()?;

@@ -15,7 +15,7 @@ use crate::{
         BackendId, BackendState, BackendStatus, FlowsStatus, PeerStatus, ServiceStatus,
         SlotsStatus, Status, SyncRole,
     },
-    vrrp::fsm::State,
+    vrrp::{echo::Liveness, fsm::State},
 };
 
 /// Writes all metrics in the text format of `OpenMetrics`.
@@ -169,7 +169,28 @@ impl Snapshot {
             let discarded = instance.discarded.iter();
             discarded.map(move |(reason, count)| ([name, ("reason", reason.as_str())], *count))
         });
-        counter(encoder, "vrrp_discarded", "Received packets that were no valid adverts", samples)
+        let help = "Received packets that were no valid adverts";
+        counter(encoder, "vrrp_discarded", help, samples)?;
+        self.hosts(encoder)
+    }
+
+    /// What probes of other routers' hosts say.
+    fn hosts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let hosts = self.status.vrrp.iter().flat_map(|instance| {
+            let name = instance.name.as_str();
+            instance.hosts.iter().map(move |host| (name, host.address.to_string(), host.liveness))
+        });
+        let hosts: Vec<_> = hosts.collect();
+        let samples = hosts.iter().flat_map(|(instance, host, found)| {
+            Liveness::ALL.map(|each| {
+                let labels = [("instance", *instance), ("host", host), ("liveness", each.name())];
+                (labels, u32::from(each == *found))
+            })
+        });
+        gauge(encoder, "vrrp_host", "1 for what probes say of the host, 0 else", samples)?;
+        let echo = &self.status.packets.echo;
+        let samples = echo.iter().map(|(outcome, n)| ([("outcome", outcome.as_str())], *n));
+        counter(encoder, "echo_packets", "Datagrams to the echo's port by outcome", samples)
     }
 
     fn sync(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

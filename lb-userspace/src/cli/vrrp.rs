@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::SystemTime};
 
 use super::{style::Style, time::age};
-use crate::vrrp::{VrrpStatus, fsm::State};
+use crate::vrrp::{VrrpStatus, fsm::State, status::HostStatus};
 
 /// One line for each instance, and one for what lowers its priority; nothing without instances.
 pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> String {
@@ -27,6 +27,9 @@ pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> S
         for (condition, penalty) in &instance.penalties {
             let _ = writeln!(out, "  -{penalty}: {condition}");
         }
+        for HostStatus { address, liveness } in &instance.hosts {
+            let _ = writeln!(out, "  host {address} {}", liveness.sentence());
+        }
     }
     out
 }
@@ -36,7 +39,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::config::Name;
+    use crate::{config::Name, vrrp::echo::Liveness};
 
     #[test]
     fn an_instance_is_a_line() {
@@ -57,13 +60,18 @@ mod tests {
             sent: 0,
             received: 7,
             discarded: BTreeMap::new(),
+            hosts: vec![HostStatus {
+                address: [10, 0, 0, 2].into(),
+                liveness: Liveness::DaemonGone,
+            }],
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(3_725);
         assert_eq!(text(&[], now, Style::Plain), "");
         assert_eq!(
             text(&[instance], now, Style::Plain),
             "vrrp front  backup for 1h 2m  eth0 id 51  priority 50  192.0.2.10/24 192.0.2.11/24  \
-             master 10.0.0.2  (ready)\n  -50: service web has no backend that is up\n"
+             master 10.0.0.2  (ready)\n  -50: service web has no backend that is up\n  host \
+             10.0.0.2 answers, but its daemon gives no sign of life: the host forwards on\n"
         );
     }
 }

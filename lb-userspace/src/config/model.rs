@@ -83,6 +83,8 @@ pub struct Sync {
     pub peers: Vec<SocketAddr>,
     /// The file of the key that all share.
     pub key_file: PathBuf,
+    /// Time between two probes of a VRRP master's host; zero for none.
+    pub probe: Duration,
 }
 
 /// Sizes of the kernel tables, fixed when the program is loaded.

@@ -24,6 +24,9 @@ use super::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Time between two probes, unless said otherwise, and the least.
+const PROBE: Duration = Duration::from_millis(10);
+const PROBE_LEAST: Duration = Duration::from_millis(2);
 const HOUR: Duration = Duration::from_secs(3600);
 const EXPECTED_PEERS: &str =
     "a list of the other balancers' addresses and ports, such as [\"192.168.1.2:9751\"]";
@@ -114,7 +117,9 @@ fn sync(root: &mut Table<'_>) -> Option<Option<Sync>> {
         }
         let peers = table.list("peers", EXPECTED_PEERS, values::socket_address);
         let key_file = table.required("key_file", values::path);
-        for key in ["probe", "witness", "fence"] {
+        let probes = values::duration_or_zero(PROBE_LEAST..=SECOND);
+        let probe = table.or("probe", probes, PROBE);
+        for key in ["witness", "fence"] {
             let why = format!(
                 "sync.{key} is not supported by this version; leave it out: a peer counts as gone \
                  after three seconds of silence"
@@ -130,7 +135,7 @@ fn sync(root: &mut Table<'_>) -> Option<Option<Sync>> {
         if let Some(peers) = &peers {
             check_peers(table, listen, peers);
         }
-        Some(Some(Sync { listen: listen?, peers: peers?, key_file: key_file? }))
+        Some(Some(Sync { listen: listen?, peers: peers?, key_file: key_file?, probe: probe? }))
     })
 }
 

@@ -143,6 +143,9 @@ pub struct PacketStatus {
     pub pass: Vec<(String, u64)>,
     /// Dropped, by reason.
     pub drop: Vec<(String, u64)>,
+    /// Datagrams to the port of the liveness echo, by outcome.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub echo: Vec<(String, u64)>,
 }
 
 /// A service at a glance.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use lb_common::echo::Responder;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -31,7 +32,7 @@ use crate::{
     health::Checker,
     netlink::{self, Resolver},
     sync::Key,
-    vrrp::Vrrp,
+    vrrp::{self, Vrrp},
 };
 
 /// Questions that may wait for the daemon's task.
@@ -53,7 +54,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     };
     let object = read_object(&options)?;
     let key = config.sync.as_ref().map(|sync| Key::load(&sync.key_file)).transpose()?;
-    let attachments = find_interfaces(&config).await?;
+    let mut attachments = find_interfaces(&config).await?;
     let (state, mut notices) = State::load(&config.node.state_dir)?;
     dataplane::prepare(&config.node.bpf_dir)?;
     let mut remains = Remains { bpf_dir: config.node.bpf_dir.clone(), tables: None, kept: false };
@@ -66,6 +67,10 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     let (id, adopted) = choose_tables(&state, &config, key.as_ref());
     remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
+    let echo = echo(&config, key.as_ref(), &id, &tables);
+    for attachment in &mut attachments {
+        attachment.echo = echo.as_ref().map(vrrp::Echo::responder).unwrap_or_default();
+    }
     // Tables that do not fit stay as they are until these are filled from them and take over.
     let earlier =
         if adopted { None } else { open_earlier(&state, &config.node.bpf_dir, &mut notices) };
@@ -98,7 +103,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         health,
         netlink,
         signals: Signals::listen()?,
-        vrrp: Vrrp::start(clock)?,
+        vrrp: Vrrp::start(clock, echo)?,
     };
     let mut daemon = Daemon {
         core,
@@ -167,6 +172,14 @@ async fn start_replication(
     let Some(key) = key else { return Ok(None) };
     let recorded = RecordedFlows::open(id, &config.node.bpf_dir)?;
     Ok(Replication::start(config, key, recorded, clock.now().monotonic).await?)
+}
+
+/// How hosts are probed, and how they are answered, if `[sync]` asks for it.
+fn echo(config: &Config, key: Option<&Key>, id: &TablesId, tables: &Tables) -> Option<vrrp::Echo> {
+    let (sync, key) = (config.sync.as_ref()?, key?);
+    let (interval, port) = (sync.probe, sync.listen.port());
+    let (key, heart) = (key.echo_key(), tables.heart.clone());
+    (!interval.is_zero()).then_some(vrrp::Echo { interval, port, node: id.id, key, heart })
 }
 
 /// Attaches the program, with the records of flows that the tables of the run before hold.
@@ -272,6 +285,7 @@ async fn find_interfaces(config: &Config) -> Result<Vec<Attachment>> {
             name: link.name,
             mac: link.mac,
             mode: wanted.mode,
+            echo: Responder::default(),
         });
     }
     Ok(found)

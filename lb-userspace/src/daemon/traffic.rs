@@ -65,6 +65,9 @@ impl Past {
             };
             list.push((count.reason.name().to_owned(), count.packets));
         }
+        let echo = counters.echo().into_iter();
+        let named = echo.map(|count| (count.outcome.name().to_owned(), count.packets));
+        status.packets.echo = named.collect();
     }
 }
 

@@ -14,6 +14,7 @@ use aya::programs::{
     xdp::{XdpLink, XdpLinkId},
 };
 use aya_obj::programs::XdpAttachType;
+use lb_common::echo::Responder;
 use tracing::warn;
 
 use super::{
@@ -38,6 +39,8 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// How the configuration wants it.
     pub mode: AttachMode,
+    /// How peers' probes are answered.
+    pub echo: Responder,
 }
 
 /// What came of an attachment.
@@ -76,7 +79,7 @@ impl Attachment {
     ///
     /// [`Error`] with what to do.
     pub fn attach(&self, object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Attached, Error> {
-        let own = Ingress { index: self.index, mac: self.mac };
+        let own = Ingress { index: self.index, mac: self.mac, echo: self.echo };
         let mut ebpf = tables::load(object, id, bpf_dir, own)?;
         let program: &mut Xdp = ebpf
             .program_mut("weir")

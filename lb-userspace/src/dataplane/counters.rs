@@ -4,6 +4,7 @@ use std::io;
 
 use aya::maps::MapData;
 use lb_common::{
+    echo::Outcome,
     layout::{BackendCounters, RecordCounters},
     reason::Reason,
     steer::Stage,
@@ -20,6 +21,7 @@ pub struct Counters {
     reasons: PerCpuTable<1>,
     records: PerCpuTable<3>,
     lost_news: PerCpuTable<1>,
+    echo: PerCpuTable<1>,
 }
 
 /// How many packets were not forwarded for one reason.
@@ -31,18 +33,29 @@ pub struct ReasonCount {
     pub packets: u64,
 }
 
+/// How many datagrams to the echo's port came to one outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EchoCount {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Datagrams.
+    pub packets: u64,
+}
+
 impl Counters {
     pub(super) fn new(
         backends: MapData,
         reasons: MapData,
         records: MapData,
         lost_news: MapData,
+        echo: MapData,
     ) -> Result<Self, Error> {
         Ok(Self {
             backends: PerCpuTable::new(backends)?,
             reasons: PerCpuTable::new(reasons)?,
             records: PerCpuTable::new(records)?,
             lost_news: PerCpuTable::new(lost_news)?,
+            echo: PerCpuTable::new(echo)?,
         })
     }
 
@@ -69,6 +82,14 @@ impl Counters {
         let packets = sums.into_iter().map(|[packets]| packets).chain(std::iter::repeat(0));
         let counts = Reason::ALL.into_iter().zip(packets);
         counts.map(|(reason, packets)| ReasonCount { reason, packets }).collect()
+    }
+
+    /// Datagrams to the echo's port, for every outcome.
+    pub fn echo(&self) -> Vec<EchoCount> {
+        let sums = told(self.echo.sums(Outcome::ALL.len()));
+        let packets = sums.into_iter().map(|[packets]| packets).chain(std::iter::repeat(0));
+        let counts = Outcome::ALL.into_iter().zip(packets);
+        counts.map(|(outcome, packets)| EchoCount { outcome, packets }).collect()
     }
 
     /// What became of the records of a stage.

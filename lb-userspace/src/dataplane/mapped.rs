@@ -69,7 +69,7 @@ impl<T> Pages<T> {
         Self { start: NonNull::dangling(), entries: 0 }
     }
 
-    fn get(&self, index: usize) -> Option<&T> {
+    pub(super) fn get(&self, index: usize) -> Option<&T> {
         if index >= self.entries {
             return None;
         }

@@ -16,6 +16,7 @@ mod earlier;
 mod error;
 mod explain;
 mod grace;
+mod heartbeat;
 mod mapped;
 mod percpu;
 mod recorded;
@@ -28,11 +29,12 @@ use lb_common::{hash::Seed, layout, steer::Parameters};
 
 pub use self::{
     attach::{Attached, Attachment, Undo, detach, keep_only},
-    counters::{Counters, ReasonCount},
+    counters::{Counters, EchoCount, ReasonCount},
     earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
     grace::kernel_tells_grace_periods,
+    heartbeat::{Heart, kernel_nanoseconds},
     mapped::Mapped,
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},

@@ -6,19 +6,26 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, MapInfo},
 };
-use lb_common::{flow::mac_word, layout::SLOTS_PER_LINE, reason::Reason, steer::Stage};
+use lb_common::{
+    echo::{EchoKey, Outcome, Responder},
+    flow::mac_word,
+    layout::SLOTS_PER_LINE,
+    reason::Reason,
+    steer::Stage,
+};
 
 use super::{
     TablesId,
     counters::Counters,
     error::Error,
+    heartbeat::Heart,
     mapped::{Mapped, Pages},
     sweep::Records,
 };
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 12] = [
+pub const MAPS: [(&str, u32); 14] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -31,6 +38,8 @@ pub const MAPS: [(&str, u32); 12] = [
     ("FLOW_NEWS", 0),
     ("FLOW_NEWS_LOST", 8),
     ("RECORD_COUNTERS", 24),
+    ("HEARTBEAT", 64),
+    ("ECHO_COUNTERS", 8),
 ];
 
 /// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
@@ -46,6 +55,8 @@ pub struct Tables {
     pub records: Arc<Records>,
     /// What the program counts.
     pub counters: Arc<Counters>,
+    /// What peers are told of this daemon.
+    pub heart: Heart,
 }
 
 impl Tables {
@@ -67,9 +78,11 @@ impl Tables {
             pinned(&directory, "REASON_COUNTERS")?,
             pinned(&directory, "RECORD_COUNTERS")?,
             pinned(&directory, "FLOW_NEWS_LOST")?,
+            pinned(&directory, "ECHO_COUNTERS")?,
         )?);
+        let heart = Heart::new(pages(&directory, "HEARTBEAT", id.limits)?);
         let records = Arc::new(Records::open(id, bpf_dir, Arc::clone(&counters))?);
-        Ok(Self { mapped: Arc::new(mapped), records, counters })
+        Ok(Self { mapped: Arc::new(mapped), records, counters, heart })
     }
 
     /// Whether the tables of an id are all there, with their sizes.
@@ -164,11 +177,14 @@ pub struct Ingress {
     pub index: u32,
     /// Its own address: frames to others are not steered.
     pub mac: [u8; 6],
+    /// How peers' probes are answered.
+    pub echo: Responder,
 }
 
 impl Ingress {
     /// For an instance that is attached nowhere.
-    pub const NONE: Self = Self { index: 0, mac: [0; 6] };
+    pub const NONE: Self =
+        Self { index: 0, mac: [0; 6], echo: Responder { port: 0, node: 0, key: EchoKey([0; 2]) } };
 }
 
 /// Loads the object over the tables of an id, for one interface.
@@ -180,6 +196,7 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
     let directory = id.directory(bpf_dir);
     let parameters = id.parameters();
     let [seed_low, seed_high] = parameters.seed.0;
+    let Responder { port, node, key: EchoKey([key_low, key_high]) } = own.echo;
     let mut loader = EbpfLoader::new();
     for (name, _) in MAPS {
         loader.map_max_entries(name, entries(name, id.limits));
@@ -192,6 +209,10 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
         .override_global("SEED_HIGH", &seed_high, true)
         .override_global("PLACE_MASK", &parameters.place_mask, true)
         .override_global("TELLS", &u32::from(id.tells), true)
+        .override_global("ECHO_PORT", &u32::from(port), true)
+        .override_global("ECHO_NODE", &node, true)
+        .override_global("ECHO_KEY_LOW", &key_low, true)
+        .override_global("ECHO_KEY_HIGH", &key_high, true)
         .load(object)
         .map_err(|error| Error::from_load("the tables", &error))
 }
@@ -205,7 +226,8 @@ fn entries(name: &str, limits: Limits) -> u32 {
         // Openings wait here for their flow's next packet, a round trip at most.
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
-        "FLOW_NEWS_LOST" => 1,
+        "FLOW_NEWS_LOST" | "HEARTBEAT" => 1,
+        "ECHO_COUNTERS" => u32::try_from(Outcome::ALL.len()).unwrap_or(u32::MAX),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),
         _ => limits.backends,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lb_common::echo::EchoKey;
 use sha2::{Digest as _, Sha256};
 
 /// A key's length in bytes, as Noise wants a pre-shared one (Noise, section 9).
@@ -16,6 +17,8 @@ const LENGTH: usize = 32;
 const FILE_MAX: u64 = 256;
 /// What tells the hash seed from other values that may be derived from the key one day.
 const SEED_LABEL: &[u8] = b"weir hash seed 1";
+/// The same for the key that seals probes.
+const ECHO_LABEL: &[u8] = b"weir echo key 1";
 
 /// 32 secret bytes. Neither shown nor logged.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,7 +111,16 @@ impl Key {
     /// The secret of the flow hash: the same on every balancer with this key, and a one-way
     /// function of it, so that the seed (which lies in the state file) does not give it away.
     pub fn hash_seed(&self) -> [u64; 2] {
-        let digest = Sha256::new().chain_update(SEED_LABEL).chain_update(self.0).finalize();
+        self.derived(SEED_LABEL)
+    }
+
+    /// The key that seals probes and their answers, which lies in the kernel program.
+    pub fn echo_key(&self) -> EchoKey {
+        EchoKey(self.derived(ECHO_LABEL))
+    }
+
+    fn derived(&self, label: &[u8]) -> [u64; 2] {
+        let digest = Sha256::new().chain_update(label).chain_update(self.0).finalize();
         let words: [u8; 32] = digest.into();
         let (mut low, mut high) = ([0; 8], [0; 8]);
         low.copy_from_slice(&words[..8]);

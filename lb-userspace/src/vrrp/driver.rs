@@ -3,8 +3,10 @@
 //!
 //! Whatever woke it, each round first takes in all that has arrived, and looks at the timers only
 //! then: a process that was stopped for a second finds the adverts of that second in its sockets,
-//! and does not take the master for gone.
+//! dated by the kernel, and does not take the master for gone. A round that comes later than it was
+//! meant to says so to the instances: what did not arrive meanwhile proves little.
 
+mod hosts;
 mod knowledge;
 mod orders;
 mod wishes;
@@ -23,8 +25,9 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
+use self::hosts::Hosts;
 use super::{
-    Report, Request, VrrpStatus, Wanted, announce,
+    Echo, Report, Request, VrrpStatus, Wanted, announce,
     fsm::{Input, Output, State},
     group,
     instance::{Instance, Told},
@@ -40,6 +43,10 @@ use crate::{
 
 /// Packets taken from one socket before the timers have their turn.
 const BATCH: usize = 1024;
+/// The longest time between two rounds while there are instances: how far apart the beats are by
+/// which a stall shows.
+const BEAT: Duration = Duration::from_millis(100);
+
 /// The ends of the handle's channels.
 #[derive(Debug)]
 pub(super) struct Edges {
@@ -66,6 +73,11 @@ struct Driver {
     facts: Facts,
     /// Whether the kernel has told of its interfaces.
     informed: bool,
+    /// The other routers' hosts, if they are probed.
+    hosts: Option<Hosts>,
+    /// When the last round began, and when the next one is due.
+    last_round: Duration,
+    due: Option<Duration>,
     frames: Option<FrameSocket>,
     orders: watch::Sender<Orders>,
     scripts: Scripts,
@@ -79,7 +91,7 @@ struct Driver {
 }
 
 /// Works until the handle is dropped.
-pub(super) async fn run(clock: Clock, edges: Edges) {
+pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
     let Edges { mut wanted, facts: mut daemon_facts, mut requests, status, reports } = edges;
     let (orders, orders_there) = watch::channel(Orders::default());
     let (facts_there, mut link_facts) = watch::channel(None);
@@ -93,6 +105,9 @@ pub(super) async fn run(clock: Clock, edges: Edges) {
         running: Vec::new(),
         facts: Facts::default(),
         informed: false,
+        hosts: echo.map(Hosts::new),
+        last_round: Duration::ZERO,
+        due: None,
         frames: None,
         orders,
         scripts: Scripts::new(script_reports),
@@ -104,8 +119,9 @@ pub(super) async fn run(clock: Clock, edges: Edges) {
     };
     loop {
         let deadline = driver.deadline();
+        driver.due = deadline;
         tokio::select! {
-            () = readable(&driver.running) => {}
+            () = readable(&driver.running, driver.hosts.as_ref()) => {}
             () = driver.sleep_until(deadline) => {}
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -134,12 +150,13 @@ pub(super) async fn run(clock: Clock, edges: Edges) {
 }
 
 /// Waits until one of the sockets has something.
-async fn readable(running: &[Running]) {
+async fn readable(running: &[Running], hosts: Option<&Hosts>) {
     let sockets = || running.iter().filter_map(|each| each.socket.as_ref());
     poll_fn(|context| {
         // Each is asked, so that each wakes us.
         let ready = sockets().filter(|socket| socket.poll_ready(context).is_ready()).count();
-        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+        let probed = hosts.is_some_and(|hosts| hosts.poll_ready(context).is_ready());
+        if ready > 0 || probed { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
@@ -151,7 +168,10 @@ impl Driver {
 
     fn deadline(&self) -> Option<Duration> {
         let instances = self.running.iter().filter_map(|each| each.instance.deadline());
-        instances.chain(self.reopen_at).min()
+        let intervals = self.running.iter().map(|each| each.instance.spec.interval);
+        let beat = intervals.min().map(|interval| self.last_round + interval.min(BEAT));
+        let probes = beat.and(self.hosts.as_ref()).map(Hosts::deadline);
+        instances.chain(self.reopen_at).chain(beat).chain(probes).min()
     }
 
     fn sleep_until(&self, deadline: Option<Duration>) -> impl Future<Output = ()> + use<> {
@@ -166,14 +186,21 @@ impl Driver {
     }
 
     /// All that has arrived, then all that is due, then what follows from both.
+    ///
+    /// The time is that of its beginning: nothing that comes in later is missed by it.
     fn round(&mut self) {
-        self.receive();
         let now = self.now();
+        self.receive(now);
+        self.last_round = now;
+        self.probe(now);
+        let late = self.due.map_or(Duration::ZERO, |due| now.saturating_sub(due));
         if self.reopen_at.is_some_and(|when| now >= when) {
             self.assess();
         }
         for position in 0..self.running.len() {
-            let outputs = self.running[position].instance.fsm.handle(Input::Timer, now);
+            let fsm = &mut self.running[position].instance.fsm;
+            let mut outputs = fsm.handle(Input::Stalled(late), now);
+            outputs.extend(fsm.handle(Input::Timer, now));
             self.carry_out(position, outputs);
         }
         self.move_groups();
@@ -184,16 +211,18 @@ impl Driver {
         self.finish_leaving();
     }
 
-    fn receive(&mut self) {
+    /// Takes in what has arrived, dated by the kernel: not before the round in which the sockets
+    /// were last emptied, whatever the kernel's other clock was set to meanwhile.
+    fn receive(&mut self, now: Duration) {
         for position in 0..self.running.len() {
             for _ in 0..BATCH {
-                let now = self.now();
                 let Running { instance, socket: Some(socket), .. } = &mut self.running[position]
                 else {
                     break;
                 };
-                let Some(datagram) = socket.receive(&mut self.buffer) else { break };
-                let (outputs, told) = instance.receive(datagram, now);
+                let Some((datagram, age)) = socket.receive(&mut self.buffer) else { break };
+                let arrived = now.saturating_sub(age).max(self.last_round);
+                let (outputs, told) = instance.receive(datagram, arrived);
                 if let Some(told) = told {
                     self.tell(position, told);
                 }

@@ -13,6 +13,7 @@
 //!   takes its addresses off when it hears a master, not before: there may be none.
 
 mod leaving;
+mod liveness;
 mod model;
 
 use std::{net::IpAddr, time::Duration};
@@ -60,6 +61,10 @@ struct Backup {
     waiting: bool,
     /// Addresses that a killed daemon left may be there still.
     leftovers: bool,
+    /// Since when the master's host answers no probe.
+    silent: Option<Duration>,
+    /// A stall of our own has lengthened the wait since the master was last heard.
+    reprieved: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +91,9 @@ impl Fsm {
             Input::Stop(reason) => self.stop(Why::Missing(reason), &mut out),
             Input::Leave => self.leave(now, &mut out),
             Input::Timer => self.timer(now, &mut out),
+            Input::Silent(silence) => self.host_falls_silent(silence),
+            Input::Answers => self.host_answers(),
+            Input::Stalled(late) => self.stalled(late, now),
             Input::Advert(from, advert) => match &self.role {
                 Role::Fault(_) => {}
                 Role::Backup(_) => self.backup_hears(from, advert, now, &mut out),
@@ -353,6 +361,7 @@ impl Fsm {
             backup.preempt_at = None;
         }
         backup.heard = now;
+        (backup.silent, backup.reprieved) = (None, false);
         backup.left = None;
         backup.waiting = false;
         self.learn(advert);
@@ -426,6 +435,8 @@ impl Fsm {
             preempt_at: None,
             waiting: false,
             leftovers: from == State::Fault,
+            silent: None,
+            reprieved: false,
         });
         out.push(Output::Changed { from, to: State::Backup, why });
     }
@@ -438,6 +449,10 @@ impl Fsm {
         match (backup.left, backup.master) {
             (Some(address), _) => Why::Left(address),
             (None, Some(peer)) if backup.preempt_at.is_some() => Why::Preempts(peer),
+            (None, Some(Peer { address, .. })) if backup.silent.is_some() => {
+                let since = backup.silent.unwrap_or(now);
+                Why::Unanswered(address, now.saturating_sub(since))
+            }
             _ => Why::Silence(now.saturating_sub(backup.heard)),
         }
     }

@@ -217,6 +217,7 @@ impl Instance {
                 .iter()
                 .map(|(discard, count)| (discard.name().to_owned(), *count))
                 .collect(),
+            hosts: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
     task::{Context, Poll},
+    time::{Duration, SystemTime},
 };
 
 use nix::sys::socket::{
@@ -56,6 +57,11 @@ impl AdvertSocket {
             let protocol = Protocol::from(i32::from(PROTOCOL));
             let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(protocol))?;
             socket.bind_device(Some(interface.as_bytes()))?;
+            nix::sys::socket::setsockopt(
+                &socket,
+                nix::sys::socket::sockopt::ReceiveTimestampns,
+                &true,
+            )?;
             let hops = u32::from(HOP_LIMIT);
             if ipv4 {
                 socket.set_ttl_v4(hops)?;
@@ -98,11 +104,11 @@ impl AdvertSocket {
         self.socket.poll_read_ready(context).map(|_| ())
     }
 
-    /// Receives what has arrived, if anything has.
+    /// Receives what has arrived, if anything has, with how long ago that was by the kernel's clock.
     pub(super) fn receive<'b>(
         &self,
         buffer: &'b mut Buffer,
-    ) -> Option<Result<Datagram<'b>, Discard>> {
+    ) -> Option<(Result<Datagram<'b>, Discard>, Duration)> {
         let received = match self.receive_message(buffer) {
             Ok(received) => received,
             Err(error) => {
@@ -111,25 +117,26 @@ impl AdvertSocket {
                     // news tell of that.
                     tracing::debug!(%error, "receiving adverts");
                 }
-                self.clear_ready();
+                clear_ready(&self.socket);
                 return None;
             }
         };
         let bytes = &buffer.0[..received.length];
+        let Received { source, destination, hop_limit, age, .. } = received;
         if self.ipv4 {
-            return Some(Datagram::from_ipv4(bytes));
+            return Some((Datagram::from_ipv4(bytes), age));
         }
-        let Received { source, destination, hop_limit, .. } = received;
-        Some(match (source, destination, hop_limit) {
+        let datagram = match (source, destination, hop_limit) {
             (Some(source), Some(destination), Some(hop_limit)) => {
                 Ok(Datagram { source, destination, hop_limit, message: bytes })
             }
             _ => Err(Discard::IpHeader),
-        })
+        };
+        Some((datagram, age))
     }
 
     fn receive_message(&self, buffer: &mut Buffer) -> io::Result<Received> {
-        let mut control = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
+        let mut control = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int, libc::timespec);
         let mut parts = [IoSliceMut::new(&mut buffer.0[..])];
         let message = recvmsg::<SockaddrStorage>(
             self.socket.as_raw_fd(),
@@ -149,16 +156,15 @@ impl AdvertSocket {
                 ControlMessageOwned::Ipv6HopLimit(limit) => {
                     received.hop_limit = u8::try_from(limit).ok();
                 }
+                ControlMessageOwned::ScmTimestampns(arrived) => {
+                    let arrived = SystemTime::UNIX_EPOCH + Duration::from(arrived);
+                    // A clock that was set back meanwhile: it arrived just now.
+                    received.age = arrived.elapsed().unwrap_or_default();
+                }
                 _ => {}
             }
         }
         Ok(received)
-    }
-
-    /// Has [`AdvertSocket::poll_ready`] wait for what comes next.
-    fn clear_ready(&self) {
-        let nothing = |_: &Socket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = self.socket.try_io(Interest::READABLE, nothing);
     }
 
     /// Sends a message from `source`, which is one of the interface's addresses.
@@ -192,8 +198,14 @@ impl AdvertSocket {
     }
 }
 
+/// Has a socket's readiness wait for what comes next.
+pub(super) fn clear_ready(socket: &AsyncFd<Socket>) {
+    let nothing = |_: &Socket| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+    let _ = socket.try_io(Interest::READABLE, nothing);
+}
+
 #[allow(unsafe_code, reason = "tokio cannot know that a socket keeps its descriptor")]
-fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, names the same one as long as it lives, and closes it
     // when it is dropped, after the `AsyncFd` has let go of it.
     let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
@@ -206,6 +218,8 @@ struct Received {
     source: Option<IpAddr>,
     destination: Option<IpAddr>,
     hop_limit: Option<u8>,
+    /// How long it has waited.
+    age: Duration,
 }
 
 /// The group of a family.

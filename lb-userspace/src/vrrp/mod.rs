@@ -2,13 +2,14 @@
 //!
 //! [`packet`] reads and writes adverts, [`fsm`] decides, [`instance`] joins the two with a
 //! configuration, [`track`] draws conclusions from what is tracked, [`announce`] writes the frames
-//! that move an address: all without I/O. `io` has the sockets, `keeper` the addresses on the
+//! that move an address, [`echo`] tells from probes whether a host lives: all without I/O. `io` has the sockets, `keeper` the addresses on the
 //! interfaces, `script` the tracked programs; `driver` ties them together on a thread of its own,
 //! since adverts must not wait for anything else that the daemon does.
 
 pub mod announce;
 pub mod auth;
 mod driver;
+pub mod echo;
 mod error;
 pub mod fsm;
 mod group;
@@ -16,6 +17,7 @@ pub mod instance;
 mod io;
 mod keeper;
 pub mod packet;
+mod probe;
 mod script;
 pub mod status;
 pub mod track;
@@ -25,7 +27,7 @@ use std::{collections::BTreeSet, process, thread};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::{error::Error, instance::Told, status::VrrpStatus, track::DaemonFacts};
+pub use self::{echo::Echo, error::Error, instance::Told, status::VrrpStatus, track::DaemonFacts};
 use crate::{
     clock::Clock,
     config::{self, Name, Prefix},
@@ -90,12 +92,12 @@ pub struct Vrrp {
 }
 
 impl Vrrp {
-    /// Starts the thread, without instances.
+    /// Starts the thread, without instances. With `echo`, the hosts of other routers are probed.
     ///
     /// # Errors
     ///
     /// [`Error::Thread`]
-    pub fn start(clock: Clock) -> Result<Self, Error> {
+    pub fn start(clock: Clock, echo: Option<Echo>) -> Result<Self, Error> {
         let (wanted, wanted_here) = watch::channel(Wanted::default());
         let (facts, facts_here) = watch::channel(DaemonFacts::default());
         let (requests, requests_here) = mpsc::channel(REQUESTS_WAITING);
@@ -116,7 +118,7 @@ impl Vrrp {
             .name("weir-vrrp".to_owned())
             .spawn(move || {
                 let _guard = Guard;
-                runtime.block_on(driver::run(clock, edges));
+                runtime.block_on(driver::run(clock, echo, edges));
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
         Ok(Self { wanted, facts, requests, status, reports })

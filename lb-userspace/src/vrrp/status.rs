@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::fsm::State;
+use super::{echo::Liveness, fsm::State};
 use crate::{config::Name, core::status::unix_millis};
 
 /// One instance.
@@ -44,6 +44,18 @@ pub struct VrrpStatus {
     pub received: u64,
     /// Discarded packets by reason.
     pub discarded: BTreeMap<String, u64>,
+    /// The hosts of the other routers that are known, if they are probed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostStatus>,
+}
+
+/// Another router's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The address that its adverts come from.
+    pub address: IpAddr,
+    /// What its answers to probes say.
+    pub liveness: Liveness,
 }
 
 impl Serialize for State {

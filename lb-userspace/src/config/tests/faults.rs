@@ -356,14 +356,14 @@ fn peers() {
             ),
             (
                 "[sync]\nlisten = \"lb-1\"\npeers = [\"10.0.0.2\"]\nkey_file = \"sync.key\"\n\
-                 keyfile = 1\nprobe = \"10ms\"",
+                 keyfile = 1\nprobe = \"1ms\"",
                 &[
                     &format!("8:10: listen: found \"lb-1\", {expected}"),
                     &format!("9:10: peers: found \"10.0.0.2\", {expected}"),
                     "10:12: key_file: found \"sync.key\", expected an absolute path",
                     "11:1: unknown key \"keyfile\" in [sync]; did you mean \"key_file\"?",
-                    "12:1: sync.probe is not supported by this version; leave it out: a peer \
-                     counts as gone after three seconds of silence",
+                    "12:9: probe: found \"1ms\", expected a duration between \"2ms\" and \"1s\", or \
+                     \"0s\" for off",
                 ],
             ),
             (

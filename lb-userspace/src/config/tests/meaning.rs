@@ -99,8 +99,15 @@ fn peers() {
             listen: "10.0.0.1:9751".parse().unwrap(),
             peers: vec!["10.0.0.2:9751".parse().unwrap()],
             key_file: "/etc/weir/sync.key".into(),
+            probe: Duration::from_millis(10),
         })
     );
+    let probe = |value: &str| {
+        let config = read(&format!("{SERVICE}{sync}\nprobe = \"{value}\""));
+        config.sync.map(|sync| sync.probe)
+    };
+    assert_eq!(probe("0s"), Some(Duration::ZERO));
+    assert_eq!(probe("2ms"), Some(Duration::from_millis(2)));
 }
 
 #[test]

@@ -23,7 +23,8 @@ struct End {
 
 impl End {
     async fn start(listen: SocketAddr, peer: SocketAddr, key: &Key) -> Self {
-        let config = Config { listen, peers: vec![peer], key_file: "/unused".into() };
+        let config =
+            Config { listen, peers: vec![peer], key_file: "/unused".into(), probe: Duration::ZERO };
         let connections = Connections::start(&config, key.clone()).await.unwrap();
         Self { connections, waiting: std::collections::VecDeque::new() }
     }

@@ -2,7 +2,11 @@
 
 use tracing::warn;
 
-use super::{Driver, Running, places};
+use super::{
+    Driver, Running,
+    hosts::{self, Hosts},
+    places,
+};
 use crate::{
     config::{Name, Tracked, Vrrp},
     vrrp::{
@@ -96,7 +100,12 @@ impl Driver {
     }
 
     pub(super) fn tell_status(&self) {
-        let status: Vec<VrrpStatus> = self.current().map(Instance::status).collect();
+        let status = self.current().map(|instance| {
+            let hosts = |hosts: &Hosts| hosts.status(hosts::way(instance).as_ref());
+            let hosts = self.hosts.as_ref().map(hosts).unwrap_or_default();
+            VrrpStatus { hosts, ..instance.status() }
+        });
+        let status: Vec<VrrpStatus> = status.collect();
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             *known = status;

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use crate::vrrp::packet::{Advert, Version};
+use crate::vrrp::{
+    echo::Silence,
+    packet::{Advert, Version},
+};
 
 /// What a virtual router is. `Fault` is what the RFCs call Initialize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +57,12 @@ pub enum Input<'a> {
     Advert(IpAddr, &'a Advert),
     /// Time has passed; asked for by [`super::Fsm::deadline`], harmless at any other time.
     Timer,
+    /// The host of the master no longer answers probes.
+    Silent(Silence),
+    /// It does so again.
+    Answers,
+    /// We ourselves come this much later than we meant to.
+    Stalled(Duration),
     /// The daemon stops: leave in order, then take no part.
     Leave,
 }
@@ -89,6 +98,8 @@ pub enum Why {
     Owner,
     /// The master was silent for this long.
     Silence(Duration),
+    /// The master's host has answered no probe for this long.
+    Unanswered(IpAddr, Duration),
     /// The master said that it leaves.
     Left(IpAddr),
     /// The master has a lower priority.
@@ -163,6 +174,10 @@ impl fmt::Display for Why {
             Self::Owner => f.write_str("owner of the addresses"),
             Self::Silence(time) => {
                 write!(f, "no advert of a master for {:.1} ms", time.as_secs_f64() * 1000.0)
+            }
+            Self::Unanswered(address, time) => {
+                let time = time.as_secs_f64() * 1000.0;
+                write!(f, "the host of {address} has answered no probe for {time:.1} ms")
             }
             Self::Left(address) => write!(f, "{address} leaves"),
             Self::Preempts(peer) => write!(f, "preempts {peer}"),

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::config::parse_duration;
+use crate::{config::parse_duration, vrrp::echo::Silence};
 
 /// Plays a script and reports the first line that went otherwise.
 fn play(script: &str) {
@@ -83,6 +83,14 @@ fn act(fsm: &mut Fsm, event: &str, now: Duration) -> String {
             text.push_str(&words[1..].join(" "));
             fsm.configure(read_settings(&text), now)
         }
+        // The first and the last of three probes that had no answer.
+        ["silent", since, last, interval] => {
+            let [since, last, interval] =
+                [since, last, interval].map(|time| parse_duration(time).unwrap());
+            fsm.handle(Input::Silent(Silence { since, last, interval }), now)
+        }
+        ["answers"] => fsm.handle(Input::Answers, now),
+        ["stalled", late] => fsm.handle(Input::Stalled(parse_duration(late).unwrap()), now),
         ["preempt"] => match fsm.preempt(now) {
             Ok(outputs) => outputs,
             Err(refusal) => return refused(refusal),
@@ -150,4 +158,6 @@ scripts!(
     planned_switch,
     groups,
     live_changes,
+    hosts,
+    stalls,
 );

@@ -1,0 +1,37 @@
+//! The daemon's sign of life, which the program tells peers the age of.
+
+use std::sync::Arc;
+
+use lb_common::layout::Heartbeat;
+use nix::time::{ClockId, clock_gettime};
+
+use super::mapped::Pages;
+
+/// The word in which the daemon leaves its sign of life.
+#[derive(Debug, Clone)]
+pub struct Heart(Arc<Pages<Heartbeat>>);
+
+impl Heart {
+    pub(super) fn new(pages: Pages<Heartbeat>) -> Self {
+        Self(Arc::new(pages))
+    }
+
+    /// The daemon lives.
+    pub fn beat(&self) {
+        self.set(kernel_nanoseconds());
+    }
+
+    /// What [`Heart::beat`] does, at a time of the kernel's monotonic clock in nanoseconds.
+    pub fn set(&self, time: u64) {
+        if let Some(heartbeat) = self.0.get(0) {
+            heartbeat.time.store(time);
+        }
+    }
+}
+
+/// The clock that the program reads (`bpf_ktime_get_ns`); 0 in a world without it.
+pub fn kernel_nanoseconds() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
+    let nanoseconds = time.map(|time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
+    nanoseconds.and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).unwrap_or_default()
+}

@@ -1,0 +1,242 @@
+//! The hosts of the other routers: which they are, their probes, and what instances are told.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tracing::{debug, warn};
+
+use super::{Driver, Running};
+use crate::vrrp::{
+    Echo,
+    echo::{Liveness, News, Prober, Silence},
+    fsm::Input,
+    instance::Told,
+    probe::ProbeSocket,
+    status::HostStatus,
+};
+
+/// Hosts probed by one interface: more than routers that share addresses.
+const HOSTS_MAX: usize = 16;
+/// Datagrams taken from one socket before the probes have their turn.
+const BATCH: usize = 256;
+/// Until a socket that could not be opened is tried again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// Where probes go out: an interface, and the address that an instance's adverts come from.
+type Way = (String, Ipv4Addr);
+
+/// All hosts that are probed.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    echo: Echo,
+    ways: BTreeMap<Way, Segment>,
+    /// The daemon's next sign of life.
+    beat: Duration,
+}
+
+/// The hosts of one segment.
+#[derive(Debug, Default)]
+struct Segment {
+    socket: Option<ProbeSocket>,
+    reopen_at: Duration,
+    probers: BTreeMap<Ipv4Addr, Prober>,
+}
+
+/// What a host's probes have led to.
+struct Finding {
+    way: Way,
+    host: Ipv4Addr,
+    news: News,
+}
+
+impl Hosts {
+    pub(super) fn new(echo: Echo) -> Self {
+        Self { echo, ways: BTreeMap::new(), beat: Duration::ZERO }
+    }
+
+    /// When the next probe, or the next sign of life, is due.
+    pub(super) fn deadline(&self) -> Duration {
+        let probers = self.ways.values().filter(|segment| segment.socket.is_some());
+        let probers = probers.flat_map(|segment| segment.probers.values());
+        probers.map(Prober::deadline).chain([self.beat]).min().unwrap_or(self.beat)
+    }
+
+    /// Whether one of the sockets has something.
+    pub(super) fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        let sockets = self.ways.values().filter_map(|segment| segment.socket.as_ref());
+        // Each is asked, so that each wakes us.
+        let ready = sockets.filter(|socket| socket.poll_ready(context).is_ready()).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// What is known of the hosts on an instance's way.
+    pub(super) fn status(&self, way: Option<&Way>) -> Vec<HostStatus> {
+        let Some(segment) = way.and_then(|way| self.ways.get(way)) else { return Vec::new() };
+        let status = |(address, prober): (&Ipv4Addr, &Prober)| HostStatus {
+            address: (*address).into(),
+            liveness: prober.liveness(),
+        };
+        segment.probers.iter().map(status).collect()
+    }
+
+    /// Gives the daemon's sign of life, when it is due.
+    fn beat(&mut self, now: Duration) {
+        if now >= self.beat {
+            self.echo.heart.beat();
+            self.beat = now + self.echo.interval;
+        }
+    }
+
+    /// Probes the hosts of these ways, and no others.
+    fn set(&mut self, wanted: Vec<(Way, u32, Vec<Ipv4Addr>)>, now: Duration) {
+        self.ways.retain(|way, _| wanted.iter().any(|(each, ..)| each == way));
+        for (way, index, hosts) in wanted {
+            let segment = self.ways.entry(way.clone()).or_default();
+            if segment.socket.as_ref().is_some_and(|socket| socket.index() != index) {
+                segment.socket = None;
+            }
+            if segment.socket.is_none() && now >= segment.reopen_at {
+                match ProbeSocket::open(&way.0, index, way.1, &self.echo) {
+                    Ok(socket) => segment.socket = Some(socket),
+                    Err(error) => {
+                        warn!("the hosts of other routers are not probed: {error}");
+                        segment.reopen_at = now + REOPEN;
+                    }
+                }
+            }
+            for host in hosts {
+                if !segment.probers.contains_key(&host) && segment.has_room() {
+                    let prober = Prober::new(self.echo.interval, rand::random(), now);
+                    segment.probers.insert(host, prober);
+                }
+            }
+        }
+    }
+
+    /// Takes all answers in, then sends what is due.
+    fn probe(&mut self, now: Duration) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (way, segment) in &mut self.ways {
+            let Segment { socket: Some(socket), probers, .. } = segment else { continue };
+            let mut find = |host: Ipv4Addr, news: News| {
+                if news != News::default() {
+                    findings.push(Finding { way: way.clone(), host, news });
+                }
+            };
+            for _ in 0..BATCH {
+                let Some(received) = socket.receive() else { break };
+                if let Some((from, message)) = received
+                    && let Some(prober) = probers.get_mut(&from)
+                {
+                    find(from, prober.answered(&message, now));
+                }
+            }
+            for (host, prober) in probers {
+                let (nonce, news) = prober.tick(now);
+                if let Some(nonce) = nonce
+                    && let Err(error) = socket.send(nonce, *host)
+                {
+                    debug!(%host, %error, "a probe was not sent");
+                }
+                find(*host, news);
+            }
+        }
+        findings
+    }
+}
+
+impl Segment {
+    /// Makes room for another host, in the place of one that never answered: adverts can be made up,
+    /// answers cannot.
+    fn has_room(&mut self) -> bool {
+        if self.probers.len() == HOSTS_MAX {
+            let strange = |prober: &Prober| prober.liveness() == Liveness::Unknown;
+            let stranger = self.probers.iter().find(|(_, prober)| strange(prober));
+            let Some(stranger) = stranger.map(|(host, _)| *host) else { return false };
+            self.probers.remove(&stranger);
+        }
+        true
+    }
+}
+
+impl Driver {
+    /// Gives a sign of life, takes in what hosts have answered, and probes them.
+    pub(super) fn probe(&mut self, now: Duration) {
+        let Some(mut hosts) = self.hosts.take() else { return };
+        hosts.beat(now);
+        hosts.set(self.wanted_hosts(), now);
+        let findings = hosts.probe(now);
+        self.hosts = Some(hosts);
+        for Finding { way, host, news } in findings {
+            if let Some(silence) = news.silence {
+                self.tell_instances(&way, host, silence, now);
+            }
+            if let Some(liveness) = news.changed {
+                self.tell_people(&way, host, liveness);
+            }
+        }
+    }
+
+    /// The routers that each instance knows.
+    fn wanted_hosts(&self) -> Vec<(Way, u32, Vec<Ipv4Addr>)> {
+        let wanted = self.running.iter().filter_map(|Running { instance, .. }| {
+            let way = way(instance)?;
+            let index = self.facts.links.get(&way.0)?.index;
+            let known = instance.fsm.other_master().map(|peer| peer.address);
+            let known = known.into_iter().chain(instance.spec.unicast_peers.iter().copied());
+            let hosts = known.filter_map(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            });
+            Some((way, index, hosts.collect()))
+        });
+        wanted.collect()
+    }
+
+    /// Tells the instances whose master the host is, and those that move with them: a host that is
+    /// gone is gone for all of a group.
+    fn tell_instances(
+        &mut self,
+        way: &Way,
+        host: Ipv4Addr,
+        silence: Option<Silence>,
+        now: Duration,
+    ) {
+        let follows = |Running { instance, .. }: &Running| {
+            let master = instance.fsm.other_master().map(|peer| peer.address);
+            self::way(instance).as_ref() == Some(way) && master == Some(host.into())
+        };
+        let concerned = self.running.iter().filter(|each| follows(each));
+        let groups: Vec<_> =
+            concerned.filter_map(|each| each.instance.spec.sync_group.clone()).collect();
+        for position in 0..self.running.len() {
+            let running = &self.running[position];
+            let group = running.instance.spec.sync_group.as_ref();
+            if follows(running) || group.is_some_and(|group| groups.contains(group)) {
+                let input = silence.map_or(Input::Answers, Input::Silent);
+                let outputs = self.running[position].instance.fsm.handle(input, now);
+                self.carry_out(position, outputs);
+            }
+        }
+    }
+
+    fn tell_people(&self, way: &Way, host: Ipv4Addr, liveness: Liveness) {
+        let mut instances = self.running.iter().map(|each| &each.instance);
+        if let Some(instance) = instances.find(|each| self::way(each).as_ref() == Some(way)) {
+            let note = format!("{host} {}", liveness.sentence());
+            self.report(instance.spec.name.clone(), Told::Note(note));
+        }
+    }
+}
+
+/// Where the other routers of an instance are probed; over IPv6 they are not.
+pub(super) fn way(instance: &super::Instance) -> Option<Way> {
+    match instance.fsm.settings().own {
+        IpAddr::V4(own) if !own.is_unspecified() => Some((instance.spec.interface.clone(), own)),
+        _ => None,
+    }
+}
