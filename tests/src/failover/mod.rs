@@ -22,8 +22,11 @@ pub use self::{
     outcome::Outcome,
     prober::{ANSWER_LIMIT, Gaps, Prober},
 };
+use weir::sync::Key;
+
 use crate::{
-    Keepalived, Lab, Pair, Router, WeirRouter, backend::UDP_PORT, udp::EchoServer, vrrp::Vrrp,
+    Balancer, Keepalived, Lab, Pair, Router, WeirRouter, backend::UDP_PORT, udp::EchoServer,
+    vrrp::Vrrp,
 };
 
 /// The priorities, of the preferred master and the other.
@@ -32,6 +35,8 @@ const PRIORITIES: [u8; 2] = [150, 100];
 const CALM: u32 = 4;
 /// The same at short intervals.
 const CALM_MIN: Duration = Duration::from_millis(200);
+/// Where balancers listen for each other.
+const SYNC_PORT: u16 = 9751;
 /// For a takeover, beyond ten intervals.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,6 +47,8 @@ pub enum System {
     Keepalived,
     /// Backends answer, to which the balancer steers the client's datagrams.
     Weir,
+    /// The same, and the balancers probe each other's hosts.
+    WeirProbing,
 }
 
 /// A pair in a lab of its own, ready for events.
@@ -58,14 +65,15 @@ pub struct Trial {
 // === impl System ===
 
 impl System {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Keepalived, Self::Weir];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Keepalived, Self::Weir, Self::WeirProbing];
 
     /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keepalived => "keepalived",
             Self::Weir => "weir",
+            Self::WeirProbing => "weir-probe",
         }
     }
 }
@@ -86,6 +94,20 @@ impl FromStr for System {
     }
 }
 
+/// The `[sync]` of a balancer, whose default is to probe.
+fn sync(lab: &Lab, balancer: &Balancer, key: &Key) -> Result<String> {
+    let path = balancer.namespace().directory().join("sync.key");
+    key.store(&path)?;
+    let own = balancer.address();
+    let others = lab.balancers().iter().map(Balancer::address).filter(|address| *address != own);
+    let peers: Vec<String> = others.map(|peer| format!("\"{peer}:{SYNC_PORT}\"")).collect();
+    let peers = peers.join(", ");
+    let file = path.display();
+    Ok(format!(
+        "\n[sync]\nlisten = \"{own}:{SYNC_PORT}\"\npeers = [{peers}]\nkey_file = \"{file}\"\n"
+    ))
+}
+
 // === impl Trial ===
 
 impl Trial {
@@ -97,13 +119,17 @@ impl Trial {
     pub fn start(system: System, interval: Duration) -> Result<Self> {
         let lab = Lab::builder().balancers(2).backends(2).unclaimed_vip().build()?;
         let vrrp = Vrrp::new(interval);
+        let key = Key::generate();
         let router = |index: usize| -> Result<Box<dyn Router>> {
             let member = vrrp.member(&lab, index, PRIORITIES[index]);
             let balancer = &lab.balancers()[index];
             Ok(match system {
                 System::Keepalived => Box::new(Keepalived::new(member)?),
-                System::Weir => {
-                    let config = balancer.config(&[lab.service("echo", UDP_PORT).udp()]);
+                System::Weir | System::WeirProbing => {
+                    let mut config = balancer.config(&[lab.service("echo", UDP_PORT).udp()]);
+                    if system == System::WeirProbing {
+                        config += &sync(&lab, balancer, &key)?;
+                    }
                     Box::new(WeirRouter::new(balancer, member, &config))
                 }
             })
