@@ -119,10 +119,20 @@ impl Balancer {
     ///
     /// There is no such program, a daemon runs here already, or the new one ends or is not ready in time; with its log.
     pub fn start_weir(&self, config: &str) -> Result<Weir> {
+        self.start_weir_with(config, &[])
+    }
+
+    /// Like [`start_weir`](Self::start_weir), with more options of `weir run`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_weir_with(&self, config: &str, options: &[&str]) -> Result<Weir> {
         mount_bpffs()?;
         let binary = find_binary()?;
         self.write_config(config)?;
-        let process = self.launch(&binary, &[])?;
+        let options: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        let process = self.launch(&binary, &options)?;
         Ok(Weir { balancer: self.clone(), binary, process })
     }
 
@@ -132,7 +142,8 @@ impl Balancer {
         let config = self.config_path();
         let run = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
         // The object under test, if it is not the one in the program.
-        let object = env::var_os("WEIR_EBPF_OBJECT").filter(|_| options.is_empty());
+        let object =
+            env::var_os("WEIR_EBPF_OBJECT").filter(|_| !options.contains(&OsStr::new("--object")));
         let object: Vec<&OsStr> =
             object.iter().flat_map(|path| [OsStr::new("--object"), path]).collect();
         let words = [&run, options, &object].concat();

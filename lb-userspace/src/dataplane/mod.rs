@@ -18,6 +18,7 @@ mod explain;
 mod grace;
 mod heartbeat;
 mod mapped;
+mod packet_log;
 mod percpu;
 mod recorded;
 mod sweep;
@@ -36,6 +37,7 @@ pub use self::{
     grace::kernel_tells_grace_periods,
     heartbeat::{Heart, kernel_nanoseconds},
     mapped::Mapped,
+    packet_log::{PACKET_LOG, PacketLog},
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},
     tables::{Ingress, MAPS, Tables, load, prepare},

@@ -362,7 +362,7 @@ fn peers() {
                     &format!("9:10: peers: found \"10.0.0.2\", {expected}"),
                     "10:12: key_file: found \"sync.key\", expected an absolute path",
                     "11:1: unknown key \"keyfile\" in [sync]; did you mean \"key_file\"?",
-                    "12:9: probe: found \"1ms\", expected a duration between \"2ms\" and \"1s\", or \
+                    "12:9: probe: found \"1ms\", expected a duration from 2ms to 1s, or \
                      \"0s\" for off",
                 ],
             ),
