@@ -22,9 +22,10 @@ use lb_common::{
 use weir::core::{
     Write,
     maglev::{self, Candidate},
+    recorded::Staying,
     ring::{Ring, Tracking},
     rotation,
-    sweep::{self, Findings, Staying, Swept},
+    sweep::{self, Findings},
 };
 
 use self::memory::Memory;
@@ -432,18 +433,17 @@ impl World {
         let mut findings = Findings::default();
         let mut staying = Vec::new();
         let idle_seconds = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
-        let service =
-            Swept { idle_seconds, every_flow: self.ring.tracking() == Tracking::EveryFlow };
+        let every_flow = self.ring.tracking() == Tracking::EveryFlow;
         for stage in [Stage::HalfOpen, Stage::Confirmed] {
             let mut done = Vec::new();
             for (key, record) in self.tables.table(stage).borrow().iter() {
                 let slot = || self.tables.slots[record.slot.load() as usize].get();
-                let slot = (!service.every_flow).then(slot);
+                let slot = (!every_flow).then(slot);
                 let life = self.life(record.number());
                 if sweep::is_done(record, slot, life, self.tables.now(), idle_seconds) {
                     done.push(*key);
                 } else {
-                    staying.push(Staying::new(record, &service));
+                    staying.push(Staying::new(record));
                 }
             }
             for key in &done {
