@@ -119,11 +119,15 @@ impl Balancer {
     ///
     /// There is no such program, a daemon runs here already, or the new one ends or is not ready in time; with its log.
     pub fn start_weir(&self, config: &str) -> Result<Weir> {
+        self.start_weir_at(&find_binary()?, config)
+    }
+
+    /// The same with a certain program.
+    pub(crate) fn start_weir_at(&self, binary: &Path, config: &str) -> Result<Weir> {
         mount_bpffs()?;
-        let binary = find_binary()?;
         self.write_config(config)?;
-        let process = self.launch(&binary, &[])?;
-        Ok(Weir { balancer: self.clone(), binary, process })
+        let process = self.launch(binary, &[])?;
+        Ok(Weir { balancer: self.clone(), binary: binary.to_owned(), process })
     }
 
     fn launch(&self, binary: &Path, options: &[&OsStr]) -> Result<Process> {
@@ -169,6 +173,11 @@ impl Balancer {
 // === impl Weir ===
 
 impl Weir {
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs another command of the program with the daemon's configuration, and returns what it
     /// prints.
     ///
