@@ -1,6 +1,7 @@
 //! The XDP program: a packet's way from the driver to its backend.
 //!
-//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`]),
+//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`]), the log
+//! ([`mod@log`]),
 //! the look without a touch ([`mod@explain`]) and the one match from an outcome to an XDP action.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -15,6 +16,7 @@
 
 mod count;
 mod explain;
+mod log;
 mod maps;
 
 use aya_ebpf::{
@@ -37,10 +39,11 @@ use crate::{explain::Unchanged, maps::KernelTables};
 pub fn weir(ctx: XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
-    match forward(&mut packet) {
+    match forward(&ctx, &mut packet) {
         Ok(action) => action,
         Err(reason) => {
             count::refused(reason);
+            log::refused(&ctx, reason);
             match reason.refusal() {
                 Refusal::Pass => XDP_PASS,
                 Refusal::Drop => XDP_DROP,
@@ -78,12 +81,13 @@ pub fn pass(_ctx: XdpContext) -> u32 {
 /// Turns the packet towards its backend: back through the interface it came from, where the driver
 /// sends it at once, or redirected to another.
 #[inline(always)]
-fn forward(packet: &mut Packet<'_>) -> Result<u32, Reason> {
+fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
     let flow = flow::parse(packet, maps::own_mac())?;
     let way = steer::steer(&KernelTables, &maps::Loaded, &flow)?;
     let interface = rewrite::l2(packet, way.backend)?;
     let redirected = interface != maps::own_index();
     count::forwarded(way.number, packet.length(), flow.flags.opens(), redirected);
+    log::forwarded(ctx, &flow, &way);
     if redirected {
         // SAFETY: a helper without pointers; it records where the frame is to go.
         unsafe { bpf_redirect(interface, 0) };

@@ -119,14 +119,28 @@ impl Balancer {
     ///
     /// There is no such program, a daemon runs here already, or the new one ends or is not ready in time; with its log.
     pub fn start_weir(&self, config: &str) -> Result<Weir> {
-        self.start_weir_at(&find_binary()?, config)
+        self.launched(&find_binary()?, config, &[])
     }
 
-    /// The same with a certain program.
+    /// Like [`start_weir`](Self::start_weir), with more options of `weir run`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_weir_with(&self, config: &str, options: &[&str]) -> Result<Weir> {
+        let options: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        self.launched(&find_binary()?, config, &options)
+    }
+
+    /// Like [`start_weir`](Self::start_weir), with a certain program.
     pub(crate) fn start_weir_at(&self, binary: &Path, config: &str) -> Result<Weir> {
+        self.launched(binary, config, &[])
+    }
+
+    fn launched(&self, binary: &Path, config: &str, options: &[&OsStr]) -> Result<Weir> {
         mount_bpffs()?;
         self.write_config(config)?;
-        let process = self.launch(binary, &[])?;
+        let process = self.launch(binary, options)?;
         Ok(Weir { balancer: self.clone(), binary: binary.to_owned(), process })
     }
 
@@ -136,7 +150,8 @@ impl Balancer {
         let config = self.config_path();
         let run = [binary.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
         // The object under test, if it is not the one in the program.
-        let object = env::var_os("WEIR_EBPF_OBJECT").filter(|_| options.is_empty());
+        let object =
+            env::var_os("WEIR_EBPF_OBJECT").filter(|_| !options.contains(&OsStr::new("--object")));
         let object: Vec<&OsStr> =
             object.iter().flat_map(|path| [OsStr::new("--object"), path]).collect();
         let words = [&run, options, &object].concat();

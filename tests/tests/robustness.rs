@@ -392,3 +392,20 @@ fn a_service_without_backends_does_as_it_is_told_and_recovers() {
     assert_eq!((verdict(PORT).1, verdict(81).1), ("tx".to_owned(), "tx".to_owned()));
     assert_eq!(lab.client().requests(lab.vip(PORT), 100, 2).unwrap().failed, 0);
 }
+
+#[test]
+fn who_debugs_is_told_of_every_packet_by_the_program_itself() {
+    let lab = lab();
+    let log = ["--log", "info,packet=trace"];
+    let weir = lab.balancer().start_weir_with(&web(&lab), &log).unwrap();
+    weir.wait_until_up().unwrap();
+    lab.client().get(&format!("http://{}/", lab.vip(PORT))).unwrap();
+    let tells = |words: &[&str]| {
+        let log = weir.log();
+        log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    wait_for("the packets that were forwarded", || {
+        tells(&["packet", "eth0", "forwarded: settled"])
+    });
+    wait_for("a packet that was not", || tells(&["packet", "refused: "]));
+}

@@ -124,7 +124,8 @@ pub struct Run {
     /// Another eBPF object than the one built in
     #[arg(long, value_name = "FILE", hide = true)]
     pub object: Option<PathBuf>,
-    /// What is logged: error, warn, info, debug, or trace, also a target=level list
+    /// What is logged: error, warn, info, debug, or trace, also a target=level list; packet=debug tells
+    /// of packets that are not forwarded, packet=trace of all
     #[arg(long, value_name = "LEVEL", env = "WEIR_LOG", default_value = "info")]
     pub log: String,
 }

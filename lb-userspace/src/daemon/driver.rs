@@ -26,7 +26,7 @@ use crate::{
         Action, Cause, Core, Event, EventKind, HealthReport, InterfaceStatus, Now, Phases, Write,
         sweep::Findings,
     },
-    dataplane::{self, Attached, Attachment, Explainer, Tables, TablesId, Undo},
+    dataplane::{self, Attached, Attachment, Explainer, PacketLog, Tables, TablesId, Undo},
     health::Checker,
     netlink::{LinkReport, NetlinkReport, Resolver},
     vrrp::{Vrrp, held_addresses},
@@ -69,6 +69,8 @@ pub(super) struct Daemon {
     pub(super) attachments: Vec<Attachment>,
     /// What came of it.
     pub(super) interfaces: Vec<InterfaceStatus>,
+    /// What the programs tell of packets, in the order of the interfaces.
+    pub(super) packet_logs: Vec<Option<PacketLog>>,
     /// Those of them that are without the program at the moment.
     pub(super) unattached: BTreeSet<String>,
     pub(super) past: Past,
@@ -316,10 +318,12 @@ impl Daemon {
     pub(super) fn attach_all(&mut self) -> Result<()> {
         let bpf_dir = &self.config.node.bpf_dir;
         let mut interfaces = Vec::with_capacity(self.attachments.len());
+        let mut packet_logs = Vec::with_capacity(self.attachments.len());
         let mut done = Vec::with_capacity(self.attachments.len());
         for attachment in &self.attachments {
             match attachment.attach(&self.object, &self.id, bpf_dir) {
-                Ok(attached) => {
+                Ok(mut attached) => {
+                    packet_logs.push(attached.packet_log.take());
                     interfaces.push(interface_status(attachment, &attached));
                     done.push(attached.undo);
                 }
@@ -333,6 +337,7 @@ impl Daemon {
         dataplane::keep_only(&indices, bpf_dir)?;
         setup::sweep(bpf_dir, &self.id);
         self.interfaces = interfaces;
+        self.packet_logs = packet_logs;
         self.ready.send_replace(true);
         Ok(())
     }
@@ -346,6 +351,7 @@ impl Daemon {
             let bpf_dir = &self.config.node.bpf_dir;
             let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
             self.interfaces[position] = interface_status(&attachment, &attached);
+            self.packet_logs[position] = attached.packet_log;
             info!("attached to {} anew", attachment.name);
             self.unattached.remove(&attachment.name);
         }

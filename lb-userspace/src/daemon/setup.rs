@@ -112,6 +112,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         id,
         attachments,
         interfaces: Vec::new(),
+        packet_logs: Vec::new(),
         unattached: BTreeSet::new(),
         past: Past::default(),
         unsaved: None,

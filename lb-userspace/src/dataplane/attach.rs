@@ -19,6 +19,7 @@ use tracing::warn;
 use super::{
     TablesId,
     error::Error,
+    packet_log::{self, PacketLog},
     tables::{self, Ingress},
 };
 use crate::config::AttachMode;
@@ -49,6 +50,8 @@ pub struct Attached {
     pub warning: Option<String>,
     /// The way back.
     pub undo: Undo,
+    /// What the program tells of its packets, if anybody asked for it.
+    pub packet_log: Option<PacketLog>,
 }
 
 /// Takes an attachment back: what ran before runs again.
@@ -76,7 +79,7 @@ impl Attachment {
     ///
     /// [`Error`] with what to do.
     pub fn attach(&self, object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Attached, Error> {
-        let own = Ingress { index: self.index, mac: self.mac };
+        let own = Ingress { index: self.index, mac: self.mac, log: packet_log::level() };
         let mut ebpf = tables::load(object, id, bpf_dir, own)?;
         let program: &mut Xdp = ebpf
             .program_mut("weir")
@@ -92,7 +95,8 @@ impl Attachment {
         match self.place(program, &links) {
             Ok((mode, warning)) => {
                 let undo = Undo { pin: self.pin(&links, mode), former };
-                Ok(Attached { mode, warning, undo })
+                let packet_log = PacketLog::follow(&mut ebpf, &self.name);
+                Ok(Attached { mode, warning, undo, packet_log })
             }
             Err(error) => {
                 if let Some(former) = former {

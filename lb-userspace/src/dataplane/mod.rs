@@ -17,6 +17,7 @@ mod error;
 mod explain;
 mod grace;
 mod mapped;
+mod packet_log;
 mod percpu;
 mod recorded;
 mod sweep;
@@ -34,6 +35,7 @@ pub use self::{
     explain::Explainer,
     grace::kernel_tells_grace_periods,
     mapped::Mapped,
+    packet_log::{PACKET_LOG, PacketLog},
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},
     tables::{Ingress, MAPS, Tables, load, prepare},

@@ -164,11 +164,13 @@ pub struct Ingress {
     pub index: u32,
     /// Its own address: frames to others are not steered.
     pub mac: [u8; 6],
+    /// How much it tells of packets, in numbers of [`log::Level`]; 0 for nothing.
+    pub log: u8,
 }
 
 impl Ingress {
     /// For an instance that is attached nowhere.
-    pub const NONE: Self = Self { index: 0, mac: [0; 6] };
+    pub const NONE: Self = Self { index: 0, mac: [0; 6], log: 0 };
 }
 
 /// Loads the object over the tables of an id, for one interface.
@@ -188,6 +190,7 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
     loader
         .override_global("OWN_MAC", &mac_word(own.mac), true)
         .override_global("OWN_INDEX", &own.index, true)
+        .override_global(aya_log::LEVEL, &own.log, true)
         .override_global("SEED_LOW", &seed_low, true)
         .override_global("SEED_HIGH", &seed_high, true)
         .override_global("PLACE_MASK", &parameters.place_mask, true)
