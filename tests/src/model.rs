@@ -22,14 +22,15 @@ use lb_common::{
 use weir::core::{
     Write,
     maglev::{self, Candidate},
+    recorded::Staying,
     ring::{Ring, Tracking},
     rotation,
-    sweep::{self, Findings, Staying, Swept},
+    sweep::{self, Findings},
 };
 
 use self::memory::Memory;
 pub use self::{
-    event::{Balance, Event},
+    event::{Balance, Event, Protocol},
     memory::{place, service_key},
     mirror::{Mirror, Nothing},
 };
@@ -58,7 +59,7 @@ pub struct World {
     loads_hold: bool,
     backends: Vec<Server>,
     clients: Vec<Client>,
-    udp: bool,
+    protocol: Protocol,
     /// Whether a backend fell and its slots are still its own. The controller does nothing else
     /// before it has given them to others.
     fallen: bool,
@@ -89,8 +90,8 @@ const TURNS: RingSpan = RingSpan { base: 32, length: SLOTS };
 
 impl World {
     /// A world in which the first three backends are up, balanced by the ring.
-    pub fn new(udp: bool, mirror: &mut impl Mirror) -> Self {
-        let tables = Memory::new(service_key(udp));
+    pub fn new(protocol: Protocol, mirror: &mut impl Mirror) -> Self {
+        let tables = Memory::new(service_key(protocol));
         let server = Server { life: Life::default(), weight: 1 };
         let mut world = Self {
             tables,
@@ -100,7 +101,7 @@ impl World {
             loads_hold: false,
             backends: vec![server; usize::from(BACKENDS)],
             clients: vec![Client::default(); usize::from(FLOWS)],
-            udp,
+            protocol,
             fallen: false,
         };
         mirror.write(&Write::Slots(world.ring.indexed()));
@@ -164,24 +165,25 @@ impl World {
 
     fn open(&mut self, flow: u16, mirror: &mut impl Mirror) -> Result<(), Broken> {
         let before = self.clients[usize::from(flow)];
+        let tells = self.protocol.tells_openings();
         let retransmitted = before.last.is_some() && !before.confirmed;
-        let Ok(number) = self.send(flow, !self.udp, false, mirror)? else {
+        let Ok(number) = self.send(flow, tells, false, mirror)? else {
             // Nobody is there; an earlier flow between the same ports is over for the client.
-            if self.udp {
+            if !tells {
                 self.expect_nobody(flow)?;
             }
             self.clients[usize::from(flow)] = Client::default();
             return Ok(());
         };
-        if !self.udp && !retransmitted && !self.fallen && !self.life(number).takes_new() {
+        if tells && !retransmitted && !self.fallen && !self.life(number).takes_new() {
             return Err(Broken(format!("flow {flow} opens to {number}, which takes no new flows")));
         }
         // An opening packet sent again opens the flow again, maybe elsewhere: nothing was
         // agreed with the first backend yet.
-        if self.udp {
+        if !tells {
             self.expect(flow, number)?;
         }
-        self.clients[usize::from(flow)].confirmed = self.udp;
+        self.clients[usize::from(flow)].confirmed = !tells;
         self.remember(flow, number);
         Ok(())
     }
@@ -190,7 +192,7 @@ impl World {
         if self.clients[usize::from(flow)].last.is_none() {
             return Ok(());
         }
-        let Ok(number) = self.send(flow, false, closes && !self.udp, mirror)? else {
+        let Ok(number) = self.send(flow, false, closes, mirror)? else {
             // Nobody is there: the client gives up.
             self.expect_nobody(flow)?;
             self.clients[usize::from(flow)] = Client::default();
@@ -214,10 +216,10 @@ impl World {
         mirror: &mut impl Mirror,
     ) -> Result<Result<u16, Reason>, Broken> {
         let packet = Flow {
-            service: service_key(self.udp),
+            service: service_key(self.protocol),
             source: [u32::from_le_bytes([198, 51, 100, 7]), 0, 0, 0],
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
-            flags: flags(opens, closes && !self.udp),
+            flags: flags(opens, closes && self.protocol.tells_ends()),
         };
         let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| (way.number, way.why));
         if let Ok((number, why @ (Why::Recorded | Why::MovingPrior))) = way
@@ -343,7 +345,7 @@ impl World {
     /// As `core/apply.rs` does it: slots before the flags on the way to records of every flow,
     /// after them on the way back.
     fn balance(&mut self, balance: Balance, mirror: &mut impl Mirror) {
-        if balance == Balance::Loose && !self.udp {
+        if balance == Balance::Loose && !self.protocol.is_udp() {
             return;
         }
         self.balance = balance;
@@ -353,8 +355,8 @@ impl World {
             self.track(tracking, mirror);
         }
         let meta = self.meta();
-        self.tables.entry(self.udp).meta.store(meta.0);
-        mirror.write(&Write::ServiceMeta(place(self.udp), meta));
+        self.tables.entry(self.protocol).meta.store(meta.0);
+        mirror.write(&Write::ServiceMeta(place(self.protocol), meta));
         if tracking != Tracking::EveryFlow {
             self.track(tracking, mirror);
         }
@@ -382,7 +384,7 @@ impl World {
             Balance::Turns => ServiceMeta::ROUND_ROBIN,
             Balance::Load => ServiceMeta::LEAST_CONN,
         };
-        ServiceMeta(balance | if self.udp { ServiceMeta::UNANNOUNCED } else { 0 })
+        ServiceMeta(balance | if self.protocol.is_udp() { ServiceMeta::UNANNOUNCED } else { 0 })
     }
 
     fn restart(&mut self, mirror: &mut impl Mirror) {
@@ -432,18 +434,17 @@ impl World {
         let mut findings = Findings::default();
         let mut staying = Vec::new();
         let idle_seconds = u32::try_from(IDLE.as_secs()).unwrap_or(u32::MAX);
-        let service =
-            Swept { idle_seconds, every_flow: self.ring.tracking() == Tracking::EveryFlow };
+        let every_flow = self.ring.tracking() == Tracking::EveryFlow;
         for stage in [Stage::HalfOpen, Stage::Confirmed] {
             let mut done = Vec::new();
             for (key, record) in self.tables.table(stage).borrow().iter() {
                 let slot = || self.tables.slots[record.slot.load() as usize].get();
-                let slot = (!service.every_flow).then(slot);
+                let slot = (!every_flow).then(slot);
                 let life = self.life(record.number());
                 if sweep::is_done(record, slot, life, self.tables.now(), idle_seconds) {
                     done.push(*key);
                 } else {
-                    staying.push(Staying::new(record, &service));
+                    staying.push(Staying::new(record));
                 }
             }
             for key in &done {

@@ -29,6 +29,9 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 /// In the driver: the generic hook hides what veth does to XDP frames.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+/// As many frames as a driver takes at a time.
+const LIVE_BATCH: u32 = 64;
 
 /// The start of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
@@ -67,8 +70,10 @@ struct MapUpdate {
     flags: u64,
 }
 
-/// The start of `union bpf_attr` for `BPF_PROG_TEST_RUN`.
+/// The start of `union bpf_attr` for `BPF_PROG_TEST_RUN`. What an older kernel does not know of it
+/// may be zero.
 #[repr(C)]
+#[derive(Default)]
 struct TestRun {
     program: u32,
     return_value: u32,
@@ -78,6 +83,14 @@ struct TestRun {
     data_out: u64,
     repeat: u32,
     duration_ns: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
 }
 
 /// The start of `union bpf_attr` for `BPF_LINK_CREATE`.
@@ -179,17 +192,31 @@ pub(crate) unsafe fn update_map<T>(map: BorrowedFd<'_>, index: u32, value: &T) -
 pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<u32> {
     let mut attributes = TestRun {
         program: program.as_raw_fd().cast_unsigned(),
-        return_value: 0,
         data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
-        data_size_out: 0,
         data_in: frame.as_ptr().expose_provenance() as u64,
-        data_out: 0,
         repeat,
-        duration_ns: 0,
+        ..TestRun::default()
     };
     // SAFETY: the attributes have the layout of their command; the frame outlives the call.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }?;
     Ok(attributes.return_value)
+}
+
+/// Runs a program so many times on frames of its own, with which the kernel does what the program
+/// says (`Documentation/bpf/bpf_prog_run.rst`, since Linux 5.18). The program redirects between the
+/// interfaces of the calling thread's namespace.
+pub(crate) fn live_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<()> {
+    let mut attributes = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data_in: frame.as_ptr().expose_provenance() as u64,
+        repeat,
+        flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size: LIVE_BATCH,
+        ..TestRun::default()
+    };
+    // SAFETY: the attributes have the layout of their command; the frame outlives the call.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }.map(drop)
 }
 
 /// `bpf(2)` for the commands that return a new descriptor.

@@ -119,7 +119,7 @@ impl Balancer {
     ///
     /// There is no such program, a daemon runs here already, or the new one ends or is not ready in time; with its log.
     pub fn start_weir(&self, config: &str) -> Result<Weir> {
-        self.start_weir_with(config, &[])
+        self.launched(&find_binary()?, config, &[])
     }
 
     /// Like [`start_weir`](Self::start_weir), with more options of `weir run`.
@@ -128,12 +128,20 @@ impl Balancer {
     ///
     /// As there.
     pub fn start_weir_with(&self, config: &str, options: &[&str]) -> Result<Weir> {
-        mount_bpffs()?;
-        let binary = find_binary()?;
-        self.write_config(config)?;
         let options: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
-        let process = self.launch(&binary, &options)?;
-        Ok(Weir { balancer: self.clone(), binary, process })
+        self.launched(&find_binary()?, config, &options)
+    }
+
+    /// Like [`start_weir`](Self::start_weir), with a certain program.
+    pub(crate) fn start_weir_at(&self, binary: &Path, config: &str) -> Result<Weir> {
+        self.launched(binary, config, &[])
+    }
+
+    fn launched(&self, binary: &Path, config: &str, options: &[&OsStr]) -> Result<Weir> {
+        mount_bpffs()?;
+        self.write_config(config)?;
+        let process = self.launch(binary, options)?;
+        Ok(Weir { balancer: self.clone(), binary: binary.to_owned(), process })
     }
 
     fn launch(&self, binary: &Path, options: &[&OsStr]) -> Result<Process> {
@@ -180,6 +188,11 @@ impl Balancer {
 // === impl Weir ===
 
 impl Weir {
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs another command of the program with the daemon's configuration, and returns what it
     /// prints.
     ///

@@ -29,7 +29,7 @@ const FLOOD: u32 = 2_000_000;
 const FLOWS: u16 = 500;
 const PORT: u16 = 80;
 /// What a sweep is told of a service whose flows may be silent for an hour.
-const HOUR: Swept = Swept { idle_seconds: 3_600, every_flow: false };
+const HOUR: Swept = Swept { idle_seconds: 3_600, every_flow: false, refresh_seconds: None };
 
 /// A client whose flows are in use; the flood comes from other addresses.
 const CLIENT: [u8; 4] = [203, 0, 113, 9];
@@ -54,7 +54,7 @@ fn a_flood_of_openings_pushes_out_no_flow_in_use() {
     assert!((1..=limit).contains(&half_open), "{half_open} of {limit} half-open records");
     let order = Order { services: [(0, HOUR), (1, HOUR)].into(), ..Order::default() };
     let findings = program.tables.records.sweep(&program.tables.mapped, &order).unwrap();
-    let of = |ring: RingSpan| findings.recorded.range(ring.base..ring.base + ring.length).count();
+    let of = |ring: RingSpan| findings.recorded.walk(ring).rest().len();
     assert_eq!(of(settled), 0, "slots of the settled service with records");
     assert!(of(moving) > 0);
     assert_eq!(findings.lost.confirmed, 0);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
 use proptest::prelude::*;
-use weir_lab::model::{BACKENDS, Balance, Event, FLOWS, Nothing, World};
+use weir_lab::model::{BACKENDS, Balance, Event, FLOWS, Nothing, Protocol, World};
 
 /// Histories, and the events of each on average: more than a million together.
 const HISTORIES: u32 = 3_000;
@@ -47,11 +47,11 @@ proptest! {
 
     #[test]
     fn no_flow_to_a_living_backend_is_moved(
-        udp in any::<bool>(),
+        protocol in proptest::sample::select(&Protocol::ALL[..]),
         first in balance(),
         events in proptest::collection::vec(event(), 1..2 * LENGTH),
     ) {
-        let mut world = World::new(udp, &mut Nothing);
+        let mut world = World::new(protocol, &mut Nothing);
         for event in std::iter::once(Event::Balance(first)).chain(events) {
             if let Err(broken) = world.happen(event, &mut Nothing) {
                 return Err(TestCaseError::fail(broken.to_string()));

@@ -59,6 +59,32 @@ address = "192.0.2.31"
 port = 80
 protocol = "tcp"
 on_empty = "pass"
+[[service]]
+name = "turns"
+address = "192.0.2.40"
+port = 80
+protocol = "tcp"
+algorithm = "round_robin"
+ring = 1009
+[[service.backend]]
+name = "t1"
+address = "10.0.0.6"
+[[service.backend]]
+name = "t2"
+address = "10.0.0.7"
+[[service]]
+name = "loads"
+address = "192.0.2.50"
+port = 80
+protocol = "tcp"
+algorithm = "least_conn"
+ring = 1009
+[[service.backend]]
+name = "l1"
+address = "10.0.0.8"
+[[service.backend]]
+name = "l2"
+address = "10.0.0.9"
 "#;
 
 const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xC1];
@@ -85,6 +111,17 @@ fn syn(source_port: u16, destination: [u8; 4], port: u16) -> Vec<u8> {
         .ipv4(CLIENT, destination, 64)
         .tcp(source_port, port, 1, 1024)
         .syn();
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"").unwrap();
+    frame
+}
+
+fn fin(source_port: u16, destination: [u8; 4], port: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC)
+        .ipv4(CLIENT, destination, 64)
+        .tcp(source_port, port, 1, 1024)
+        .ack(1)
+        .fin();
     let mut frame = Vec::new();
     builder.write(&mut frame, b"").unwrap();
     frame
@@ -323,6 +360,50 @@ fn a_failed_backend_gets_nothing_and_a_recovered_one_new_flows_alone() {
 }
 
 #[test]
+fn round_robin_gives_each_opening_its_turn_and_later_packets_follow_it() {
+    let vip = [192, 0, 2, 40];
+    let mut program = program();
+    let ports = 2000..2100;
+    let opened: Vec<u8> = ports.clone().map(|p| reached(&mut program, &syn(p, vip, 80))).collect();
+    assert!(opened.windows(2).all(|pair| pair[0] != pair[1]), "{opened:?}");
+    for _ in 0..2 {
+        let later = ports.clone().map(|port| reached(&mut program, &tcp(port, vip, 80)));
+        assert!(later.eq(opened.iter().copied()), "each flow stays");
+    }
+    assert_eq!(program.tables.records.count().unwrap(), (0, 100), "and is recorded");
+    // A flow that nobody recorded goes by the ring: anywhere, and always there.
+    for port in 3000..3020 {
+        let frame = tcp(port, vip, 80);
+        assert_eq!(reached(&mut program, &frame), reached(&mut program, &frame));
+    }
+    assert_eq!(program.tables.records.count().unwrap(), (0, 100), "without a record");
+}
+
+#[test]
+fn least_conn_evens_out_what_ended_at_one_backend() {
+    let vip = [192, 0, 2, 50];
+    let mut program = program();
+    let mut flows: Vec<(u16, u8)> = Vec::new();
+    for port in 2000..2200 {
+        flows.push((port, reached(&mut program, &syn(port, vip, 80))));
+        reached(&mut program, &tcp(port, vip, 80));
+    }
+    let at = |flows: &[(u16, u8)], last| flows.iter().filter(|(_, to)| *to == last).count();
+    // One in 256 flows is not offered the other backend.
+    assert!(at(&flows, 8).abs_diff(100) < 10, "{} of 200 flows", at(&flows, 8));
+
+    for (port, _) in flows.extract_if(.., |(_, to)| *to == 8) {
+        assert_eq!(reached(&mut program, &fin(port, vip, 80)), 8, "the last packet follows too");
+    }
+    let next: Vec<(u16, u8)> =
+        (3000..3080).map(|port| (port, reached(&mut program, &syn(port, vip, 80)))).collect();
+    assert!(at(&next, 8) > 70, "{} of 80 flows go to who has none", at(&next, 8));
+    for (port, to) in flows {
+        assert_eq!(reached(&mut program, &tcp(port, vip, 80)), to, "and no other moves");
+    }
+}
+
+#[test]
 fn a_new_neighbour_is_followed_and_a_lost_interface_never_half() {
     let mut program = program();
     report(&mut program, "w2", &Err("refused".to_owned()), 3);
@@ -350,6 +431,14 @@ fn traffic_is_counted_by_backend() {
     let counters = program.tables.counters.backend(number);
     assert_eq!((counters.sent, counters.redirected, counters.new_flows), (2, 0, 1));
     assert_eq!(counters.bytes, (syn.len() + data.len()) as u64);
+}
+
+/// The last byte of the address of the backend that a frame reaches.
+#[track_caller]
+fn reached(program: &mut Program, frame: &[u8]) -> u8 {
+    let (verdict, out) = program.run(frame).unwrap();
+    assert_eq!(verdict, Verdict::Tx);
+    (1..=9).find(|last| out[..6] == backend_mac(*last)).expect("a backend's address")
 }
 
 fn report(program: &mut Program, backend: &str, outcome: &Result<(), String>, times: usize) {

@@ -50,12 +50,15 @@ fn config(balancer: &Balancer, service: &Service, key: &Key, number: u8) -> Stri
 
 impl<'a> Pair<'a> {
     fn start(lab: &'a Lab) -> Self {
+        Self::of(lab, &service(lab))
+    }
+
+    fn of(lab: &'a Lab, service: &Service) -> Self {
         let key = Key::generate();
-        let service = service(lab);
         let [first, second] = [0, 1].map(|index| &lab.balancers()[index]);
         let pair = Self {
-            first: first.start_weir(&config(first, &service, &key, 2)).unwrap(),
-            second: second.start_weir(&config(second, &service, &key, 3)).unwrap(),
+            first: first.start_weir(&config(first, service, &key, 2)).unwrap(),
+            second: second.start_weir(&config(second, service, &key, 3)).unwrap(),
             lab,
         };
         pair.first.wait_until_up().unwrap();
@@ -103,6 +106,10 @@ impl<'a> Pair<'a> {
 
 fn sync(weir: &Weir) -> SyncStatus {
     weir.status().unwrap().sync.expect("there is a [sync]")
+}
+
+fn tracked(weir: &Weir) -> u64 {
+    weir.status().unwrap().services[0].backends.iter().map(|backend| backend.tracked_flows).sum()
 }
 
 fn slots_of(weir: &Weir, backend: &str) -> u32 {
@@ -198,6 +205,40 @@ fn connections_outlive_a_failover_in_the_middle_of_a_move() {
     pair.move_vip_to(2);
     held.wait_until_answered(PATIENCE).unwrap();
     assert_eq!(held.account().broken(|_| true).number, 0, "{:?}", held.account());
+}
+
+#[test]
+fn flows_balanced_one_by_one_are_where_they_were_after_a_failover() {
+    const HELD: usize = 60;
+    for algorithm in ["round_robin", "least_conn"] {
+        let lab = lab();
+        let each = service(&lab).set("algorithm", &format!("\"{algorithm}\""));
+        let mut pair = Pair::of(&lab, &each);
+        pair.move_vip_to(2);
+        let control = lab.backend("b1").socket(LINE_PORT);
+        let period = Duration::from_millis(200);
+        let held = lab.client().hold(lab.vip(LINE_PORT), control, HELD, period).unwrap();
+        held.begin();
+        wait_until("every flow is recorded on both", || {
+            [&pair.first, &pair.second].iter().all(|weir| tracked(weir) >= HELD as u64)
+        });
+
+        // By the ring alone, two of three would go elsewhere.
+        pair.move_vip_to(3);
+        pair.first.kill();
+        held.wait_until_answered(PATIENCE).unwrap();
+        assert_eq!(held.account().broken(|_| true).number, 0, "{algorithm}: {:?}", held.account());
+
+        // And back, with flows that the second balancer gave out alone.
+        held.renew(HELD / 2);
+        held.wait_until_answered(PATIENCE).unwrap();
+        pair.first.start().unwrap();
+        pair.wait_until_same();
+        wait_until("every flow is recorded on the first", || tracked(&pair.first) >= HELD as u64);
+        pair.move_vip_to(2);
+        held.wait_until_answered(PATIENCE).unwrap();
+        assert_eq!(held.account().broken(|_| true).number, 0, "{algorithm}: {:?}", held.account());
+    }
 }
 
 #[test]

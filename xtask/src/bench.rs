@@ -1,5 +1,6 @@
 //! What Weir costs, measured.
 
+mod live;
 mod pktgen;
 mod plot;
 
@@ -13,11 +14,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use weir_lab::{
-    bench::{self, Effort, control},
+    bench::{self, Effort, control, daemon},
     program::object,
 };
 
-use crate::{process, workspace};
+use crate::{packages, process, workspace};
 
 /// `cargo xtask bench`
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,16 @@ enum Bench {
         #[arg(long, default_value_t = 31)]
         rounds: usize,
     },
+    /// What 1 000 services of 20 backends each cost the daemon: start, memory, health checks; with a
+    /// release build
+    Daemon {
+        /// Write the figures to this file as well
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Packets a second of one processor between two namespaces, beside an empty XDP program and
+    /// the kernel's forwarding; needs no kernel module
+    Live(live::Arguments),
     /// Packets a second beside IPVS, plain forwarding and an empty XDP program, made by the
     /// kernel's generator: here if it has the module, else in a virtual machine
     Pktgen(pktgen::Arguments),
@@ -85,6 +96,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
             write_json(json.as_deref(), &report)
         }
+        Bench::Daemon { json } => large_configuration(json.as_deref()),
+        Bench::Live(arguments) => live::run(arguments),
         Bench::Pktgen(arguments) => pktgen::run(arguments),
     }
 }
@@ -112,6 +125,21 @@ fn program(arguments: &Program) -> Result<()> {
         Some(path) => plot::draw(&report, path),
         None => Ok(()),
     }
+}
+
+/// What a large configuration costs the daemon.
+fn large_configuration(json: Option<&Path>) -> Result<()> {
+    packages::ensure_programs(&packages::LAB_PROGRAMS, "the lab")?;
+    let mut build = process::cargo();
+    build.args(["build", "--quiet", "--release", "--locked", "--bin", "weir"]);
+    process::run(&mut build)?;
+    if process::again_as_root()? {
+        return Ok(());
+    }
+    let weir = workspace().join("target/release/weir");
+    let report = daemon::measure(&weir, |line| println!("{line}"))?;
+    println!("\n{}", report.table());
+    write_json(json, &report)
 }
 
 fn write_json(path: Option<&Path>, report: &impl Serialize) -> Result<()> {

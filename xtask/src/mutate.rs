@@ -89,7 +89,7 @@ fn histories() -> String {
         r#"//! Written by `cargo xtask mutate`.
 use std::sync::atomic::Ordering;
 use rand::{{SeedableRng as _, rngs::StdRng}};
-use weir_lab::model::{{Event, Nothing, World}};
+use weir_lab::model::{{Event, Nothing, Protocol, World}};
 
 #[test]
 fn every_rule_is_missed() {{
@@ -104,7 +104,8 @@ fn until_broken() -> (u32, String) {{
     let mut events = 0;
     for seed in 0.. {{
         let mut random = StdRng::seed_from_u64(seed);
-        let mut world = World::new(seed % 3 == 0, &mut Nothing);
+        let protocol = if seed % 3 == 0 {{ Protocol::Udp }} else {{ Protocol::Tcp }};
+        let mut world = World::new(protocol, &mut Nothing);
         for _ in 0..400 {{
             if events == {EVENTS} {{
                 return (events, String::new());

@@ -22,6 +22,7 @@ pub mod input;
 pub mod maglev;
 pub mod places;
 mod plan;
+pub mod recorded;
 mod replica;
 mod report;
 pub mod ring;
@@ -65,8 +66,8 @@ use self::{
     flow_table::FlowTable,
     health::Health as Checks,
     places::Places,
+    recorded::Recorded,
     replica::Replica,
-    ring::Recorded,
     saved::Saved,
     service::Service,
     slow_start::SlowStart,

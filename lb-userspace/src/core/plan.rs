@@ -6,7 +6,7 @@ use lb_common::{layout::BackendEntry, slot::Slot};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendId, BackendState, Checks, Command, CommandError, Core, Now, ring::Recorded,
+    BackendId, BackendState, Checks, Command, CommandError, Core, Now, recorded::Recorded,
     service::Service,
 };
 use crate::config::Name;
@@ -110,12 +110,12 @@ fn compare(
     notes: Vec<String>,
 ) -> Plan {
     let mut moved: BTreeMap<(u16, u16), (u32, u64)> = BTreeMap::new();
+    let mut walk = recorded.walk(old.ring.span());
     for ((index, before), after) in old.ring.indexed().into_iter().zip(new.ring.slots()) {
         if before.owner() != after.owner() {
             let (slots, flows) = moved.entry((before.owner(), after.owner())).or_default();
             *slots += 1;
-            let here = recorded.get(&index).into_iter().flat_map(BTreeMap::values);
-            *flows += here.map(|flows| u64::from(*flows)).sum::<u64>();
+            *flows += walk.at(index).iter().map(|here| u64::from(here.flows)).sum::<u64>();
         }
     }
     let name = |number: u16| {

@@ -8,10 +8,7 @@
 //! That is [`Tracking::Moves`]. Where no flow is recorded, slots are always settled; where every
 //! flow is, they never are.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use lb_common::{
     hash::mix,
@@ -19,7 +16,10 @@ use lb_common::{
     slot::{Prior, Slot},
 };
 
-use super::SlotsStatus;
+use super::{
+    SlotsStatus,
+    recorded::{OnSlot, Recorded},
+};
 
 /// How much longer than an idle time-out a slot moves, and a record is kept: the kernel stamps
 /// records in whole seconds, and its clock and ours are read at different moments.
@@ -63,10 +63,6 @@ pub struct Changed {
     /// How many slots changed hands, from each backend or to it, by its number.
     pub moved: HashMap<u16, u32>,
 }
-
-/// The records that a sweep found alive: how many flows of a slot (by index in the ring map) are
-/// recorded for a backend (by number).
-pub type Recorded = BTreeMap<u32, BTreeMap<u16, u32>>;
 
 impl Ring {
     /// A ring that nobody owns.
@@ -226,15 +222,15 @@ impl Ring {
             self.next = None;
             changed = self.begin_to(next, now);
         }
+        let mut walk = recorded.walk(self.span);
         let unsettled: Vec<(u32, Slot)> = self.unsettled().collect();
         for (position, slot) in unsettled {
             let since = self.since[position as usize];
             let index = self.span.base + position;
+            let here = walk.at(index);
             let prior = match slot.prior() {
                 Prior::Moving(_) if now >= since + idle_timeout + MARGIN => Prior::Exceptions,
-                Prior::Exceptions if began > since + MARGIN && agrees(recorded, index, slot) => {
-                    Prior::Settled
-                }
+                Prior::Exceptions if began > since + MARGIN && agree(here, slot) => Prior::Settled,
                 _ => continue,
             };
             let slot = Slot::new(slot.owner(), prior);
@@ -345,8 +341,6 @@ impl Tracking {
 }
 
 /// Whether no flow of a slot is recorded for another backend than its owner.
-fn agrees(recorded: &Recorded, index: u32, slot: Slot) -> bool {
-    recorded
-        .get(&index)
-        .is_none_or(|backends| backends.keys().all(|backend| *backend == slot.owner()))
+fn agree(recorded: &[OnSlot], slot: Slot) -> bool {
+    recorded.iter().all(|here| here.backend == slot.owner())
 }

@@ -10,8 +10,9 @@ use lb_common::{
 use super::{
     Action, BackendId, Core, EventKind, Now, Write,
     backend::Backend,
+    recorded::{Recorded, Staying},
     replica::{KernelFlow, refresh_period},
-    ring::{MARGIN, Recorded, Tracking},
+    ring::{MARGIN, Tracking},
     service::Service,
 };
 use crate::config::Name;
@@ -46,9 +47,6 @@ pub fn is_done(
 pub struct Order {
     /// When it is ordered.
     pub now: Duration,
-    /// How often a flow that is seen is told of, by its service's number; only where there are
-    /// peers to tell.
-    pub refresh_seconds: HashMap<u32, u32>,
     /// The services that there are, by their numbers.
     pub services: HashMap<u32, Swept>,
     /// The numbers of the backends whose loads are to be corrected.
@@ -62,6 +60,8 @@ pub struct Swept {
     pub idle_seconds: u32,
     /// Whether its slots say nothing of its flows: see [`super::ring::Tracking::EveryFlow`].
     pub every_flow: bool,
+    /// How often a flow that is seen is told of, where there are peers to tell.
+    pub refresh_seconds: Option<u32>,
 }
 
 /// What a sweep found.
@@ -71,7 +71,7 @@ pub struct Findings {
     pub began: Duration,
     /// Flows that peers are to be told were seen since they last were.
     pub seen: Vec<KernelFlow>,
-    /// The records that stay, by slot and backend, of services whose slots may settle.
+    /// The records that stay, by slot and backend.
     pub recorded: Recorded,
     /// The records that stay, by backend.
     pub by_backend: HashMap<u16, Count>,
@@ -101,46 +101,22 @@ pub struct Count {
     pub active: u32,
 }
 
-/// A record that stays, as far as the core asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Staying {
-    /// Its slot, if that may settle some day.
-    slot: Option<u32>,
-    backend: u16,
-    active: bool,
-}
-
-impl Staying {
-    /// What is to be known of a record.
-    pub fn new(record: &FlowRecord, service: &Swept) -> Self {
-        Self {
-            slot: (!service.every_flow).then(|| record.slot.load()),
-            backend: record.number(),
-            active: record.closing.load() == 0,
-        }
-    }
-}
-
 impl Findings {
-    /// Counts the records that stay. They are sorted first: that is several times as fast as
-    /// looking the place of each up.
-    pub fn take(&mut self, mut staying: Vec<Staying>) {
-        staying.sort_unstable();
-        for same in staying.chunk_by(|a, b| (a.slot, a.backend) == (b.slot, b.backend)) {
-            let Staying { slot, backend, .. } = same[0];
-            let flows = count(same.iter());
-            if let Some(slot) = slot {
-                *self.recorded.entry(slot).or_default().entry(backend).or_default() += flows;
+    /// Counts the records that stay.
+    pub fn take(&mut self, staying: Vec<Staying>) {
+        self.recorded = Recorded::new(staying);
+        // By number in a flat table: there may be as many runs as slots.
+        let mut totals: Vec<Count> = Vec::new();
+        for run in self.recorded.iter() {
+            let number = usize::from(run.backend);
+            if totals.len() <= number {
+                totals.resize(number + 1, Count::default());
             }
-            let total = self.by_backend.entry(backend).or_default();
-            total.flows += flows;
-            total.active += count(same.iter().filter(|record| record.active));
+            totals[number].flows += run.flows;
+            totals[number].active += run.active;
         }
+        self.by_backend = (0..).zip(totals).filter(|(_, total)| total.flows > 0).collect();
     }
-}
-
-fn count<T>(items: impl Iterator<Item = T>) -> u32 {
-    u32::try_from(items.count()).unwrap_or(u32::MAX)
 }
 
 /// What to add to a load so that it is what the sweep counted. The sweep saw records at moments
@@ -158,27 +134,18 @@ impl Core {
         // Where peers tell each other of flows, a flow's last packet may be known only after a
         // while.
         let shared = self.replica.is_some();
-        let idle = |service: &Service| {
+        let swept = |service: &Service| {
             let idle = service.spec.idle_timeout;
-            let late = if shared { refresh_period(idle) } else { Duration::ZERO };
-            u32::try_from((idle + late).as_secs())
+            let refresh = shared.then(|| refresh_period(idle));
+            Swept {
+                idle_seconds: seconds(idle + refresh.unwrap_or_default()),
+                every_flow: service.ring.tracking() == Tracking::EveryFlow,
+                refresh_seconds: refresh.map(seconds),
+            }
         };
-        let refresh_seconds = self.services.values().filter(|_| shared).map(|service| {
-            let period = refresh_period(service.spec.idle_timeout);
-            (service.index, u32::try_from(period.as_secs()).unwrap_or(u32::MAX))
-        });
         self.is_restless().then(|| Order {
             now: now.monotonic,
-            refresh_seconds: refresh_seconds.collect(),
-            services: self
-                .services
-                .values()
-                .map(|service| {
-                    let idle_seconds = idle(service).unwrap_or(u32::MAX);
-                    let every_flow = service.ring.tracking() == Tracking::EveryFlow;
-                    (service.index, Swept { idle_seconds, every_flow })
-                })
-                .collect(),
+            services: self.services.values().map(|s| (s.index, swept(s))).collect(),
             loads: self.services.values().flat_map(Service::loads).collect(),
         })
     }
@@ -252,6 +219,10 @@ impl Core {
             }
         }
     }
+}
+
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -11,13 +11,13 @@ use std::{
 use lb_common::{
     flow::{Flow, TcpFlags},
     hash::Seed,
-    layout::{RingSpan, ServiceKey},
+    layout::{FlowRecord, RingSpan, ServiceKey},
     reason::Reason,
     slot::{Prior, Slot},
     steer::{self, Parameters, Tables as _},
 };
 
-use super::{saved::Saved, *};
+use super::{recorded::Staying, saved::Saved, *};
 use crate::{
     config::{self, Protocol},
     dataplane::Mapped,
@@ -40,6 +40,14 @@ struct World {
     tables: Mapped,
     seconds: u64,
     events: Vec<EventKind>,
+}
+
+/// The record of a flow that a sweep leaves.
+fn recorded_flow(slot: u32, backend: u16) -> Staying {
+    let record = FlowRecord::default();
+    record.backend.store(backend.into());
+    record.slot.store(slot);
+    Staying::new(&record)
 }
 
 fn name(text: &str) -> Name {
@@ -179,15 +187,13 @@ impl World {
         let now = self.now();
         let began = self.core.sweep_order(now).expect("something to sweep for").now;
         let mut findings = sweep::Findings { began, ..Default::default() };
+        let mut staying = Vec::new();
         for (id, flows) in recorded {
             let number = self.number(id);
-            for slot in 0..*flows {
-                findings.recorded.entry(slot).or_default().insert(number, 1);
-            }
-            let count = sweep::Count { flows: *flows, active: *flows };
-            findings.by_backend.insert(number, count);
+            staying.extend((0..*flows).map(|slot| recorded_flow(slot, number)));
             findings.confirmed += u64::from(*flows);
         }
+        findings.take(staying);
         self.core.swept(findings, now);
         self.carry_out();
     }

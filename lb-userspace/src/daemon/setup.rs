@@ -46,24 +46,14 @@ const REPLACE_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daemon> {
     let clock = Clock::start();
     let config = config::load(&config_path)?;
-    let Some(lock) = Lock::take(&config.node.state_dir)? else {
-        bail!(
-            "another `weir run` works with {}; give this one its own node.state_dir",
-            config.node.state_dir.display()
-        );
-    };
+    let lock = own(Lock::take(&config.node.state_dir)?, "node.state_dir", &config.node.state_dir)?;
     let object = read_object(&options)?;
     let key = config.sync.as_ref().map(|sync| Key::load(&sync.key_file)).transpose()?;
     let mut attachments = find_interfaces(&config).await?;
     let (state, mut notices) = State::load(&config.node.state_dir)?;
     dataplane::prepare(&config.node.bpf_dir)?;
     let mut remains = Remains { bpf_dir: config.node.bpf_dir.clone(), tables: None, kept: false };
-    let Some(pins) = Lock::take_pins(&config.node.bpf_dir)? else {
-        bail!(
-            "another `weir run` works with {}; give this one its own node.bpf_dir",
-            config.node.bpf_dir.display()
-        );
-    };
+    let pins = own(Lock::take_pins(&config.node.bpf_dir)?, "node.bpf_dir", &config.node.bpf_dir)?;
     let (id, adopted) = choose_tables(&state, &config, key.as_ref());
     remains.tables = (!adopted).then(|| id.clone());
     let tables = Tables::open(&object, &id, &config.node.bpf_dir)?;
@@ -153,6 +143,14 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
     daemon.publish(EventKind::Started { adopted }, None);
     info!(adopted, "weir {} runs", env!("CARGO_PKG_VERSION"));
     Ok(daemon)
+}
+
+/// The lock of a directory that `key` names, which must be this daemon's alone.
+fn own(lock: Option<Lock>, key: &str, directory: &Path) -> Result<Lock> {
+    let Some(lock) = lock else {
+        bail!("another `weir run` works with {}; give this one its own {key}", directory.display());
+    };
+    Ok(lock)
 }
 
 /// The XDP program: a file's, if one is named, else the one built in.

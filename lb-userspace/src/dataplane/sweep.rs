@@ -24,7 +24,8 @@ use super::{TablesId, batch::HashTable, counters::Counters, error::Error, mapped
 use crate::{
     core::{
         KernelFlow,
-        sweep::{Findings, Order, Staying, correction, is_done},
+        recorded::Staying,
+        sweep::{Findings, Order, Swept, correction, is_done},
     },
     sync::packet::FlowStage,
 };
@@ -101,7 +102,8 @@ impl Records {
         let mut findings = Findings { began: order.now, ..Findings::default() };
         let now = kernel_seconds()?;
         let times = Times { before: self.swept.swap(now, Ordering::Relaxed), now };
-        let walk = Walk { counters: &self.counters, mapped, order, times };
+        let services = by_number(order);
+        let walk = Walk { counters: &self.counters, mapped, services: &services, times };
         let mut stay = Vec::new();
         (findings.half_open, findings.lost.half_open) =
             self.half_open.sweep(walk, &mut stay, &mut findings.seen)?;
@@ -215,14 +217,15 @@ impl Table {
         stay: &mut Vec<Staying>,
         seen: &mut Vec<KernelFlow>,
     ) -> io::Result<(u64, u64)> {
-        let Walk { counters, mapped, order, times } = walk;
+        let Walk { counters, mapped, services, times } = walk;
         let mut done = Vec::new();
         let already = stay.len();
         let before = counters.records(self.stage)?;
         let met = self.entries.for_each(|key, value| {
             let record = record(value);
             let life = mapped.backend(record.number()).map_or(Life(0), |b| Life(b.life.load()));
-            let stays = order.services.get(&flow_key(key).service()).filter(|service| {
+            let service = services.get(flow_key(key).service() as usize).copied().flatten();
+            let stays = service.filter(|service| {
                 let slot = || mapped.slot(record.slot.load()).unwrap_or(Slot::settled(Slot::NONE));
                 let slot = (!service.every_flow).then(slot);
                 !is_done(&record, slot, life, times.now, service.idle_seconds)
@@ -232,11 +235,10 @@ impl Table {
                 done.push(*key);
                 return;
             };
-            let period = order.refresh_seconds.get(&flow_key(key).service());
-            if period.is_some_and(|period| times.is_due(key, &record, *period)) {
+            if service.refresh_seconds.is_some_and(|period| times.is_due(key, &record, period)) {
                 seen.push(kernel_flow(key, &record));
             }
-            stay.push(Staying::new(&record, service));
+            stay.push(Staying::new(&record));
         })?;
         let after = counters.records(self.stage)?;
         // What came before the walk less what went until its end: never more than was lost.
@@ -280,8 +282,18 @@ impl Account {
 struct Walk<'w> {
     counters: &'w Counters,
     mapped: &'w Mapped,
-    order: &'w Order,
+    services: &'w [Option<Swept>],
     times: Times,
+}
+
+/// The services by their numbers, which are small and few: each record asks for its own.
+fn by_number(order: &Order) -> Vec<Option<Swept>> {
+    let length = order.services.keys().max().map_or(0, |highest| *highest as usize + 1);
+    let mut services = vec![None; length];
+    for (number, service) in &order.services {
+        services[*number as usize] = Some(*service);
+    }
+    services
 }
 
 /// When this sweep began, and the one before.

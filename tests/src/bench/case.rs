@@ -31,6 +31,11 @@ pub enum State {
     Exceptions,
     /// With exceptions, all of which are the packets' flows.
     Recorded,
+    /// As in every `round_robin` service: each packet opens a flow, which gets its turn and is
+    /// recorded, in a table that is full.
+    Turns,
+    /// The same of `least_conn`: each gets the less loaded of two.
+    Loads,
     /// No service has the packet's port.
     Miss,
 }
@@ -57,7 +62,7 @@ const ALWAYS_NEW: u32 = 1 << 31;
 /// Every case, in the order of the report.
 pub(super) fn all() -> Vec<Case> {
     use Packet::{Ack, Syn, Udp};
-    use State::{Exceptions, Miss, Moving, Recorded, Settled};
+    use State::{Exceptions, Loads, Miss, Moving, Recorded, Settled, Turns};
     let typical = |packet, state, flows| Case { packet, state, flows, services: 1, backends: 100 };
     let few_and_many = [FLOWS[0], FLOWS[3]];
     let mut cases = Vec::new();
@@ -73,6 +78,7 @@ pub(super) fn all() -> Vec<Case> {
     }
     cases.push(typical(Ack, Settled, 4_194_304));
     cases.extend([Ack, Syn, Udp].map(|packet| typical(packet, Moving, ALWAYS_NEW)));
+    cases.extend([Turns, Loads].map(|state| typical(Syn, state, ALWAYS_NEW)));
     for backends in [1, 1_000] {
         cases.extend(few_and_many.map(|flows| Case { backends, ..typical(Ack, Settled, flows) }));
     }
@@ -98,6 +104,11 @@ impl Case {
         // One service has the default ring; a thousand share the default number of slots.
         let ring = if self.services == 1 { 65_537 } else { 4_093 };
         let protocol = if self.packet == Packet::Udp { "udp" } else { "tcp" };
+        let algorithm = match self.state {
+            State::Turns => "round_robin",
+            State::Loads => "least_conn",
+            _ => "maglev",
+        };
         let mut text = format!("[limits]\nflows = {flows}\n[[interface]]\nname = \"lo\"\n");
         for service in 0..self.services {
             let vip = Ipv4Addr::from_bits(FIRST_VIP + service);
@@ -105,7 +116,7 @@ impl Case {
             let _ = write!(
                 text,
                 "[[service]]\nname = \"s{service}\"\naddress = \"{vip}\"\nport = {SERVICE}\n\
-                 protocol = \"{protocol}\"\nring = {ring}\n"
+                 protocol = \"{protocol}\"\nring = {ring}\nalgorithm = \"{algorithm}\"\n"
             );
             for backend in 0..self.backends {
                 let address = Ipv4Addr::from_bits(0x0A00_0001 + backend);
@@ -120,13 +131,17 @@ impl Case {
 
     /// The flows of the case's packets.
     pub(super) fn traffic(&self) -> Traffic {
-        let always_new = self.state == State::Moving;
         Traffic {
             flows: self.flows,
             services: self.services,
             port: if self.state == State::Miss { NO_SERVICE } else { SERVICE },
-            order: if always_new { Order::Sequence } else { Order::Random },
+            order: if self.is_always_new() { Order::Sequence } else { Order::Random },
         }
+    }
+
+    /// Whether each packet belongs to a flow of its own.
+    pub(super) fn is_always_new(&self) -> bool {
+        matches!(self.state, State::Moving | State::Turns | State::Loads)
     }
 
     /// The traffic that has every flow recorded, where slots are moving.

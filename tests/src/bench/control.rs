@@ -28,7 +28,7 @@ use crate::program::{INGRESS, OWN_MAC, Program, Verdict, object};
 /// Flows in the swept table.
 const RECORDS: u32 = 262_144;
 /// What a sweep is told of a service whose flows may be silent for an hour.
-const HOUR: Swept = Swept { idle_seconds: 3_600, every_flow: false };
+const HOUR: Swept = Swept { idle_seconds: 3_600, every_flow: false, refresh_seconds: None };
 
 /// What was measured, as `--json` prints it.
 #[derive(Debug, Clone, Serialize)]

@@ -1,7 +1,9 @@
-//! What Weir costs: a packet in the program (`program`), a change in the controller ([`control`]).
+//! What Weir costs: a packet in the program (`program`), a change in the controller ([`control`]),
+//! a large configuration in the daemon ([`daemon`]).
 
 mod case;
 pub mod control;
+pub mod daemon;
 pub mod generator;
 mod program;
 mod report;

@@ -116,7 +116,8 @@ impl Subject {
     /// Brings the slots, and what is recorded, to the case's state.
     fn prepare(&mut self, case: &Case) -> Result<()> {
         match case.state {
-            State::Settled | State::Miss => {}
+            // Where every flow is recorded, slots are as they should be from the beginning.
+            State::Settled | State::Miss | State::Turns | State::Loads => {}
             State::Moving => set_slots(&self.program, case, from_the_next(case)),
             State::Exceptions => set_slots(&self.program, case, |_| Prior::Exceptions),
             State::Recorded => {
@@ -133,7 +134,7 @@ impl Subject {
             }
         }
         // Fills the caches, and full tables with what will be pushed out.
-        let packets = if case.state == State::Moving { 400_000 } else { 10_000 };
+        let packets = if case.is_always_new() { 400_000 } else { 10_000 };
         let (traffic, frame) = (case.traffic(), case.frame());
         for instance in 0..self.instances.len() {
             self.run(instance, Target::Measured, case, traffic, &frame, packets)?;
@@ -184,7 +185,7 @@ impl Subject {
             family: 4,
             packet: case.packet,
             state: case.state,
-            flows: if case.state == State::Moving { 0 } else { case.flows },
+            flows: if case.is_always_new() { 0 } else { case.flows },
             services: case.services,
             backends: case.backends,
             net_ns: self.median(),

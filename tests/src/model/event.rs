@@ -4,12 +4,24 @@ use rand::Rng;
 
 use super::{BACKENDS, FLOWS};
 
+/// What the service's clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Packets say that they open or close their flow.
+    Tcp,
+    /// No packet says anything of its flow.
+    Udp,
+    /// Over UDP, with openings that can be told and ends that cannot: as QUIC, whose Initial
+    /// packets are marked, while all that follows is encrypted (RFC 9000 section 17).
+    Quic,
+}
+
 /// How the service finds backends for its flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balance {
     /// By the ring (`maglev`).
     Ring,
-    /// By the ring, and nothing is recorded (`affinity = false`); UDP alone.
+    /// By the ring, and nothing is recorded (`affinity = false`); over UDP alone.
     Loose,
     /// In turn (`round_robin`).
     Turns,
@@ -20,11 +32,11 @@ pub enum Balance {
 /// One thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A flow opens (a SYN), or opens anew.
+    /// A flow opens (a SYN, an Initial), or opens anew.
     Open(u16),
     /// A packet in the middle of a flow.
     Data(u16),
-    /// A flow's last packet (FIN or RST).
+    /// A flow's last packet (FIN or RST, where there is such a thing).
     Close(u16),
     /// Time goes by, in seconds.
     Pass(u8),
@@ -44,6 +56,26 @@ pub enum Event {
     Sweep,
     /// The controller is killed, and another takes the tables over.
     Restart,
+}
+
+impl Protocol {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Quic];
+
+    /// Whether its packets are UDP datagrams.
+    pub fn is_udp(self) -> bool {
+        self != Self::Tcp
+    }
+
+    /// Whether a packet says that it opens its flow.
+    pub fn tells_openings(self) -> bool {
+        self != Self::Udp
+    }
+
+    /// Whether a packet says that it closes its flow.
+    pub fn tells_ends(self) -> bool {
+        self == Self::Tcp
+    }
 }
 
 impl Event {

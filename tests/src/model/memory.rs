@@ -17,7 +17,7 @@ use lb_common::{
 };
 use weir::core::places::Place;
 
-use super::{BACKENDS, PARAMETERS, SPAN, TURNS};
+use super::{BACKENDS, PARAMETERS, Protocol, SPAN, TURNS};
 
 /// Tables in memory.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Memory {
         }
     }
 
-    pub(super) fn entry(&self, udp: bool) -> &ServiceEntry {
-        let Place { bucket, half } = place(udp);
+    pub(super) fn entry(&self, protocol: Protocol) -> &ServiceEntry {
+        let Place { bucket, half } = place(protocol);
         &self.buckets[bucket as usize].0[usize::from(half)]
     }
 
@@ -116,12 +116,16 @@ impl Flows for Memory {
 }
 
 /// The model's service.
-pub fn service_key(udp: bool) -> ServiceKey {
+pub fn service_key(protocol: Protocol) -> ServiceKey {
     let port = u16::from_le_bytes(80u16.to_be_bytes());
-    ServiceKey::ipv4(u32::from_le_bytes([192, 0, 2, 10]), port, if udp { 17 } else { 6 })
+    ServiceKey::ipv4(
+        u32::from_le_bytes([192, 0, 2, 10]),
+        port,
+        if protocol.is_udp() { 17 } else { 6 },
+    )
 }
 
 /// The service's place in the service table.
-pub fn place(udp: bool) -> Place {
-    Place { bucket: service_key(udp).places().first(PARAMETERS.place_mask), half: 0 }
+pub fn place(protocol: Protocol) -> Place {
+    Place { bucket: service_key(protocol).places().first(PARAMETERS.place_mask), half: 0 }
 }

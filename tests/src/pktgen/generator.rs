@@ -49,6 +49,10 @@ impl Scenario {
     pub const ALL: [Self; 5] =
         [Self::OneFlow64, Self::OneFlow1400, Self::Flows64, Self::Flows1400, Self::SynFlood64];
 
+    /// Those whose flows come again.
+    pub(super) const STEADY: [Self; 4] =
+        [Self::OneFlow64, Self::OneFlow1400, Self::Flows64, Self::Flows1400];
+
     /// As in the report.
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +74,7 @@ impl Scenario {
     }
 
     /// Bytes of a frame without its checksum, as pktgen counts them.
-    fn size(self) -> u16 {
+    pub(super) fn size(self) -> u16 {
         match self {
             Self::OneFlow64 | Self::Flows64 | Self::SynFlood64 => 60,
             Self::OneFlow1400 | Self::Flows1400 => 1396,

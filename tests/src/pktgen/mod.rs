@@ -1,4 +1,5 @@
-//! Packets a second, beside what else could forward them, made by the kernel's own generator.
+//! Packets a second, beside what else could forward them, made by the kernel: by its generator, or
+//! as live frames of `BPF_PROG_TEST_RUN`, which need no module.
 //!
 //! One machine, two namespaces, and a veth pair between the generator and the balancer:
 //!
@@ -11,7 +12,7 @@
 //! A real driver hands XDP a bare buffer, where pktgen makes socket buffers, which veth would have
 //! to copy for an XDP program and not for IPVS. Hence the relay: what it sends arrives at the
 //! balancer as bare frames, from which the kernel builds a socket buffer if nothing in XDP takes
-//! the frame, as a driver would.
+//! the frame, as a driver would. Live frames are bare from the beginning and need no relay.
 //!
 //! The balancer's end is polled by a kernel thread of its own on a processor of its own, which
 //! does all that forwarding costs. A figure is what the far end counted by the seconds of
@@ -19,6 +20,7 @@
 //! it busy, whether it does or not.
 
 mod generator;
+mod live;
 mod network;
 mod system;
 
@@ -32,12 +34,28 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use self::{generator::Generator, network::Network};
+use self::{generator::Generator, live::LiveFrames, network::Network};
 pub use self::{generator::Scenario, system::System};
 
 /// How long a new scenario may take until each of its flows has been seen.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(120);
 const WARM_UP: Duration = Duration::from_millis(500);
+
+/// What makes the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The module `pktgen`.
+    Pktgen,
+    /// `BPF_PROG_TEST_RUN` with frames that are sent, since Linux 5.18.
+    LiveFrames,
+}
+
+/// A source at work. Dropping it stops it.
+enum Sender<'n> {
+    Pktgen(Generator<'n>),
+    LiveFrames(LiveFrames),
+}
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +71,8 @@ pub struct Effort {
 pub struct Report {
     /// `uname -r`
     pub kernel: String,
+    /// What made the packets.
+    pub source: Source,
     /// `kvm`, `tcg`, or `none` without a virtual machine.
     pub accelerator: String,
     /// One entry for each system and scenario.
@@ -89,16 +109,21 @@ struct Sample {
 ///
 /// # Errors
 ///
-/// The kernel lacks pktgen, IPVS or threaded NAPI, or a system forwards nothing.
-pub fn run(effort: Effort, accelerator: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
+/// The kernel lacks the source, IPVS or threaded NAPI, or a system forwards nothing.
+pub fn run(
+    effort: Effort,
+    source: Source,
+    accelerator: &str,
+    mut progress: impl FnMut(&str),
+) -> Result<Report> {
     crate::require_root()?;
-    let network = Network::build()?;
+    let network = Network::build(source)?;
     let mut samples: BTreeMap<(System, Scenario), Vec<Sample>> = BTreeMap::new();
     for round in 1..=effort.rounds {
-        for system in System::ALL {
+        for &system in source.systems() {
             let running = system.start(&network).with_context(|| format!("starting {system}"))?;
-            for scenario in Scenario::ALL {
-                let sample = measure(&network, system, scenario, effort.time)
+            for &scenario in source.scenarios() {
+                let sample = measure(&network, source, system, scenario, effort.time)
                     .with_context(|| format!("{system}, {scenario}"))?;
                 progress(&format!(
                     "round {round}: {system}, {scenario}: {:.3} Mpps a processor, {:.0} % busy",
@@ -114,17 +139,17 @@ pub fn run(effort: Effort, accelerator: &str, mut progress: impl FnMut(&str)) ->
         .into_iter()
         .map(|((system, scenario), samples)| Measured::of(system, scenario, &samples));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    Ok(Report { kernel, accelerator: accelerator.to_owned(), results: results.collect() })
+    Ok(Report { kernel, source, accelerator: accelerator.to_owned(), results: results.collect() })
 }
 
 fn measure(
     network: &Network,
+    source: Source,
     system: System,
     scenario: Scenario,
     time: Duration,
 ) -> Result<Sample> {
-    network.relay_as(scenario)?;
-    let generator = Generator::start(network, scenario, system.destination())?;
+    let sender = source.send(network, scenario, system)?;
     let begun = Instant::now();
     let first = network.count()?;
     // What a flow costs at its beginning is the flood's matter, not that of flows that exist.
@@ -138,7 +163,7 @@ fn measure(
         ensure!(
             begun.elapsed() < WARM_UP_LIMIT,
             "{seen} packets came through in {WARM_UP_LIMIT:?}\n{}",
-            generator.state()
+            sender.state()
         );
     }
     let (count, processor, clock) = (network.count()?, network::processor_time()?, Instant::now());
@@ -148,10 +173,70 @@ fn measure(
         processor: network::processor_time()?.saturating_sub(processor),
         clock: clock.elapsed(),
     };
-    let state = generator.state();
-    generator.stop()?;
+    let state = sender.state();
+    sender.stop()?;
     ensure!(sample.packets > 0 && !sample.processor.is_zero(), "nothing came through\n{state}");
     Ok(sample)
+}
+
+// === impl Source ===
+
+impl Source {
+    /// What is measured with it: the host that has no pktgen has no IPVS either.
+    fn systems(self) -> &'static [System] {
+        match self {
+            Self::Pktgen => &System::ALL,
+            Self::LiveFrames => &[System::Weir, System::XdpTx, System::Forward],
+        }
+    }
+
+    fn scenarios(self) -> &'static [Scenario] {
+        match self {
+            Self::Pktgen => &Scenario::ALL,
+            // Random addresses would need the IP header's checksum anew in each frame.
+            Self::LiveFrames => &Scenario::STEADY,
+        }
+    }
+
+    /// Starts sending to a system.
+    fn send(self, network: &Network, scenario: Scenario, system: System) -> Result<Sender<'_>> {
+        let destination = system.destination();
+        match self {
+            Self::Pktgen => {
+                network.relay_as(scenario)?;
+                Generator::start(network, scenario, destination).map(Sender::Pktgen)
+            }
+            Self::LiveFrames => {
+                LiveFrames::start(network, scenario, destination).map(Sender::LiveFrames)
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pktgen => "pktgen",
+            Self::LiveFrames => "live frames",
+        }
+    }
+}
+
+// === impl Sender ===
+
+impl Sender<'_> {
+    /// What it says of itself.
+    fn state(&self) -> String {
+        match self {
+            Self::Pktgen(generator) => generator.state(),
+            Self::LiveFrames(_) => String::new(),
+        }
+    }
+
+    fn stop(self) -> Result<()> {
+        match self {
+            Self::Pktgen(generator) => generator.stop(),
+            Self::LiveFrames(frames) => frames.stop(),
+        }
+    }
 }
 
 // === impl Sample ===
@@ -213,9 +298,11 @@ impl Report {
     /// The report as a table for people.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "Linux {}, accelerator {}: millions of packets a second of the balancer's processor\n\n\
+            "Linux {}, accelerator {}, {}: millions of packets a second of the balancer's processor\n\n\
              scenario      system      Mpps    lowest  highest  busy   weir is\n",
-            self.kernel, self.accelerator
+            self.kernel,
+            self.accelerator,
+            self.source.name()
         );
         for scenario in Scenario::ALL {
             for row in self.results.iter().filter(|row| row.scenario == scenario) {
@@ -266,6 +353,7 @@ mod tests {
         };
         let report = Report {
             kernel: "6.1".to_owned(),
+            source: Source::Pktgen,
             accelerator: "tcg".to_owned(),
             results: vec![
                 row(System::Weir, Scenario::OneFlow64, 3.0),

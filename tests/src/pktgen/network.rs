@@ -4,13 +4,15 @@ use std::{fs, net::Ipv4Addr, process::Command, sync::Mutex, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Scenario;
+use super::{Scenario, Source};
 use crate::{
     Namespace, namespace, process,
     sweep::{self, LabName},
     xdp::{Attachment, Instruction, Program},
 };
 
+/// The generator's end of the link.
+pub(super) const GENERATOR_MAC: &str = "02:00:00:00:00:01";
 /// The balancer's end of the link.
 pub(super) const BALANCER_MAC: &str = "02:00:00:00:00:02";
 /// The service's port.
@@ -29,7 +31,7 @@ pub(super) const BACKENDS: [Ipv4Addr; 4] = [
     Ipv4Addr::new(198, 18, 0, 14),
 ];
 /// The processors: one makes and counts, the other does nothing but balance.
-const GENERATORS_CPU: &str = "0";
+pub(super) const GENERATORS_CPU: &str = "0";
 const BALANCERS_CPU: &str = "1";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -65,9 +67,9 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// The kernel lacks pktgen or threaded NAPI, or refuses something.
-    pub(super) fn build() -> Result<Self> {
-        require_kernel()?;
+    /// The kernel lacks the source or threaded NAPI, or refuses something.
+    pub(super) fn build(source: Source) -> Result<Self> {
+        require_kernel(source)?;
         sweep::remove_leftovers();
         let name = LabName::new();
         let directory = tempfile::tempdir().context("making the network's directory")?;
@@ -96,6 +98,11 @@ impl Network {
 
     pub(super) fn generator(&self) -> &Namespace {
         &self.generator
+    }
+
+    /// The interface over which the generator sends.
+    pub(super) fn interface(&self) -> i32 {
+        self.gen_index
     }
 
     pub(super) fn balancer(&self) -> &Namespace {
@@ -186,11 +193,11 @@ pub(super) fn processor_time() -> Result<Duration> {
 
 // === helpers ===
 
-fn require_kernel() -> Result<()> {
+fn require_kernel(source: Source) -> Result<()> {
     ensure!(
-        fs::exists("/proc/net/pktgen")?,
+        source == Source::LiveFrames || fs::exists("/proc/net/pktgen")?,
         "this kernel has no pktgen: `modprobe pktgen` loads it where the module is installed; \
-         `cargo xtask bench program` measures without it"
+         `cargo xtask bench live` measures without it"
     );
     let cpus = std::thread::available_parallelism()?.get();
     ensure!(cpus >= 2, "the generator and the balancer need a processor each");
@@ -202,7 +209,7 @@ fn cable(generator: &Namespace, balancer: &Namespace) -> Result<()> {
     generator.ip(&[
         "link add wfeed type veth peer name wrelay".to_owned(),
         format!(
-            "link add wgen address 02:00:00:00:00:01 type veth peer name wbal address \
+            "link add wgen address {GENERATOR_MAC} type veth peer name wbal address \
              {BALANCER_MAC} netns {balancer}"
         ),
         "link set dev wfeed up".to_owned(),

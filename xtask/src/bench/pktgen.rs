@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use weir_lab::pktgen::{self, Effort, Report};
+use weir_lab::pktgen::{self, Effort, Report, Source};
 
 use crate::{
     packages, process,
@@ -87,7 +87,7 @@ fn measure(arguments: &Arguments, accelerator: &str) -> Result<()> {
         rounds: arguments.rounds.into(),
         time: Duration::from_secs(arguments.seconds.into()),
     };
-    let report = pktgen::run(effort, accelerator, |line| println!("{line}"))?;
+    let report = pktgen::run(effort, Source::Pktgen, accelerator, |line| println!("{line}"))?;
     conclude(&report, arguments)
 }
 

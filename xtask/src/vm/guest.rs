@@ -49,8 +49,8 @@ pub(crate) fn features(arguments: &Arguments) -> Result<()> {
 
 fn program_tests(path: &PathBuf) -> Result<Finding> {
     let mut tally = Tally::default();
-    // One at a time: two brought a 5.10 kernel down under emulation, in bpf_dispatcher_xdp_func,
-    // which is rewritten when a program is loaded or goes.
+    // One at a time: what several would share is the kernel's dispatcher of XDP programs, which is
+    // rewritten whenever a program is loaded or goes.
     let succeeded = process::follow(Command::new(path).arg("--test-threads=1"), |line| {
         println!("{line}");
         tally.see(line);

@@ -67,7 +67,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some((program, words)) => format!("exec {}\n", line(&add_command(&image, program)?, words)),
     };
     let limit = if arguments.command.is_empty() { "24h" } else { "1h" };
-    let settings = Settings { accelerator, cpus: 2, memory_mib: 2048, limit };
+    let cpus = accelerator.safe_cpus();
+    let settings = Settings { accelerator, cpus, memory_mib: 2048, limit };
     process::announce(&format!("Linux {} under {}", kernel.version, accelerator.name()));
     let end = Machine::new(&kernel, &image, &script, settings)?.run_here()?;
     if end.status != 0 {

@@ -65,7 +65,8 @@ fn examine(kernel: &Kernel, programs: &Programs, accelerator: Accelerator) -> Re
          exec xtask kernel-features --report \"$WEIR_REPORT\" --program-tests \
          /usr/bin/program-tests\n"
     );
-    let settings = Settings { accelerator, cpus: 2, memory_mib: 2048, limit: LIMIT };
+    let cpus = accelerator.safe_cpus();
+    let settings = Settings { accelerator, cpus, memory_mib: 2048, limit: LIMIT };
     let machine = Machine::new(kernel, &image, &script, settings)?;
     let started = Instant::now();
     let mut output = String::new();

@@ -103,6 +103,22 @@ fn recorded_flows_on_the_slots_are_counted() {
 }
 
 #[test]
+fn recorded_flows_of_services_that_balance_per_flow_are_counted_too() {
+    for algorithm in ["round_robin", "least_conn"] {
+        let line = format!("web 192.0.2.1:80 algorithm={algorithm} a=10.0.0.1 b=10.0.0.2");
+        let mut world = World::up(&[&line]);
+        world.sweep(&[(&id("web", "a"), 100), (&id("web", "b"), 100)]);
+        let before = world.owners("web");
+        let drain = Command::Drain(id("web", "b"));
+        let planned = plan(&mut world, drain.clone()).unwrap();
+        world.command(drain).unwrap();
+        let moved = moved(&before[..100], &world.owners("web")[..100]);
+        assert!(moved > 0);
+        assert_eq!(planned.recorded_flows, 2 * u64::from(moved), "two flows a slot");
+    }
+}
+
+#[test]
 fn what_would_be_refused_is_refused() {
     let mut world = two();
     let refused = plan(&mut world, Command::Enable(id("web", "x"))).unwrap_err();
