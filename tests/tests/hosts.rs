@@ -112,7 +112,7 @@ fn a_dead_daemon_is_told_from_a_dead_host_and_its_addresses_wait_for_the_adverts
     assert!(told);
     let metrics = second.admin("/metrics").unwrap().body;
     let address = lab.balancers()[0].address();
-    let sample = format!("liveness=\"daemon_gone\"}} 1");
+    let sample = "liveness=\"daemon_gone\"} 1";
     let is = |line: &str| {
         line.starts_with("weir_vrrp_host{")
             && line.contains(&address.to_string())

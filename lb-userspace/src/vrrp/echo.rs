@@ -67,13 +67,22 @@ pub struct Silence {
     pub interval: Duration,
 }
 
+/// How a host's silence goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The host is silent.
+    Silent(Silence),
+    /// It is not silent any more.
+    Answers,
+}
+
 /// What follows from a probe's time, or from an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct News {
     /// The host is another than before.
     pub changed: Option<Liveness>,
-    /// The host is silent, or, with `Some(None)`, is not silent any more.
-    pub silence: Option<Option<Silence>>,
+    /// A silence begins or ends.
+    pub silence: Option<Turn>,
 }
 
 /// The probes of one host.
@@ -131,7 +140,7 @@ impl Prober {
             return (None, news);
         }
         let pace = if self.answers == 0 { self.interval * SLOWER } else { self.interval };
-        let late = now - self.next;
+        let late = now.saturating_sub(self.next);
         if late >= self.interval {
             // We stalled: what was sent before proves nothing.
             self.waiting.clear();
@@ -159,7 +168,7 @@ impl Prober {
         };
         self.waiting.drain(..=position);
         if std::mem::take(&mut self.told) {
-            news.silence = Some(None);
+            news.silence = Some(Turn::Answers);
         }
         if self.answers == 0 {
             // At its proper pace again.
@@ -176,13 +185,13 @@ impl Prober {
     }
 
     /// A silence that begins with the probe sent at `now`.
-    fn silence(&mut self, now: Duration) -> Option<Option<Silence>> {
+    fn silence(&mut self, now: Duration) -> Option<Turn> {
         if self.told || self.answers < PROOF || self.waiting.len() < PROOF {
             return None;
         }
         self.told = true;
         let since = self.waiting.front().map_or(now, |(_, sent)| *sent);
-        Some(Some(Silence { since, last: now, interval: self.interval }))
+        Some(Turn::Silent(Silence { since, last: now, interval: self.interval }))
     }
 
     fn becomes(&mut self, liveness: Liveness) -> Option<Liveness> {

@@ -34,6 +34,15 @@ pub(super) struct ProbeSocket {
     node: u64,
 }
 
+/// What arrived at the probes' socket.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A peer's answer.
+    Answer(Ipv4Addr, Message),
+    /// Anything else.
+    Other,
+}
+
 impl ProbeSocket {
     /// Opens it.
     pub(super) fn open(
@@ -72,8 +81,8 @@ impl ProbeSocket {
         self.socket.get_ref().send_to(&bytes, &to.into()).map(drop)
     }
 
-    /// Receives what has arrived, if anything has: a peer's answer, or `None` for anything else.
-    pub(super) fn receive(&self) -> Option<Option<(Ipv4Addr, Message)>> {
+    /// Receives what has arrived, if anything has.
+    pub(super) fn receive(&self) -> Option<Received> {
         // One byte more than a message, so that a longer datagram is none.
         let mut bytes = [0; LENGTH + 1];
         let Ok((length, from)) = recvfrom::<SockaddrIn>(self.socket.as_raw_fd(), &mut bytes) else {
@@ -86,6 +95,6 @@ impl ProbeSocket {
             let message = Message::from_bytes(bytes, self.key, from.octets(), own)?;
             message.answer.then_some((from, message))
         });
-        Some(said)
+        Some(said.map_or(Received::Other, |(from, message)| Received::Answer(from, message)))
     }
 }

@@ -12,10 +12,10 @@ use tracing::{debug, warn};
 use super::{Driver, Running};
 use crate::vrrp::{
     Echo,
-    echo::{Liveness, News, Prober, Silence},
+    echo::{Liveness, News, Prober, Turn},
     fsm::Input,
     instance::Told,
-    probe::ProbeSocket,
+    probe::{ProbeSocket, Received},
     status::HostStatus,
 };
 
@@ -129,7 +129,7 @@ impl Hosts {
             };
             for _ in 0..BATCH {
                 let Some(received) = socket.receive() else { break };
-                if let Some((from, message)) = received
+                if let Received::Answer(from, message) = received
                     && let Some(prober) = probers.get_mut(&from)
                 {
                     find(from, prober.answered(&message, now));
@@ -172,8 +172,8 @@ impl Driver {
         let findings = hosts.probe(now);
         self.hosts = Some(hosts);
         for Finding { way, host, news } in findings {
-            if let Some(silence) = news.silence {
-                self.tell_instances(&way, host, silence, now);
+            if let Some(turn) = news.silence {
+                self.tell_instances(&way, host, turn, now);
             }
             if let Some(liveness) = news.changed {
                 self.tell_people(&way, host, liveness);
@@ -199,13 +199,7 @@ impl Driver {
 
     /// Tells the instances whose master the host is, and those that move with them: a host that is
     /// gone is gone for all of a group.
-    fn tell_instances(
-        &mut self,
-        way: &Way,
-        host: Ipv4Addr,
-        silence: Option<Silence>,
-        now: Duration,
-    ) {
+    fn tell_instances(&mut self, way: &Way, host: Ipv4Addr, turn: Turn, now: Duration) {
         let follows = |Running { instance, .. }: &Running| {
             let master = instance.fsm.other_master().map(|peer| peer.address);
             self::way(instance).as_ref() == Some(way) && master == Some(host.into())
@@ -217,7 +211,10 @@ impl Driver {
             let running = &self.running[position];
             let group = running.instance.spec.sync_group.as_ref();
             if follows(running) || group.is_some_and(|group| groups.contains(group)) {
-                let input = silence.map_or(Input::Answers, Input::Silent);
+                let input = match turn {
+                    Turn::Silent(silence) => Input::Silent(silence),
+                    Turn::Answers => Input::Answers,
+                };
                 let outputs = self.running[position].instance.fsm.handle(input, now);
                 self.carry_out(position, outputs);
             }
