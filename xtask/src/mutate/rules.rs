@@ -163,8 +163,8 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a slot with exceptions waits for its records to agree",
         RING,
-        "&& agrees(recorded, index, slot) => {",
-        "&& (BROKEN || agrees(recorded, index, slot)) => {",
+        "&& agree(here, slot) =>",
+        "&& (BROKEN || agree(here, slot)) =>",
     ),
     rule(
         "a slot that changes its memory begins to wait anew",
