@@ -295,7 +295,9 @@ mod tests {
         let EchoKey([k0, k1]) = KEY;
         for words in [[1, 2, 3, 4, 5], [0; 5], [u64::MAX; 5]] {
             let mut reference = core::hash::SipHasher::new_with_keys(k0, k1);
-            words.iter().for_each(|word: &u64| reference.write(&word.to_le_bytes()));
+            for word in &words {
+                reference.write(&word.to_le_bytes());
+            }
             let [addresses, rest @ ..] = words;
             assert_eq!(KEY.seal(addresses, rest), reference.finish());
         }
