@@ -18,7 +18,10 @@
 //! to live is 255, so a probe comes from the segment (RFC 5082). A node does not answer its own
 //! number: what it has sent itself cannot be made to answer for its peer.
 
-use crate::packet::Packet;
+use crate::{
+    flow::{ETHER_TYPE_IPV4, UDP},
+    packet::Packet,
+};
 
 /// The length of the message in bytes.
 pub const LENGTH: usize = 40;
@@ -27,8 +30,6 @@ pub const NEVER: u64 = u64::MAX;
 
 const PROBE: u64 = u64::from_le_bytes(*b"weirecho");
 const ANSWER: u64 = u64::from_le_bytes(*b"WEIRECHO");
-const ETHER_TYPE_IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
-const UDP: u8 = 17;
 const HOPS: u8 = 255;
 const IP_LENGTH: [u8; 2] = (20 + 8 + LENGTH as u16).to_be_bytes();
 const UDP_LENGTH: [u8; 2] = (8 + LENGTH as u16).to_be_bytes();
