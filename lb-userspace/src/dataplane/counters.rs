@@ -78,17 +78,13 @@ impl Counters {
 
     /// Packets not forwarded, for every reason.
     pub fn reasons(&self) -> Vec<ReasonCount> {
-        let sums = told(self.reasons.sums(Reason::ALL.len()));
-        let packets = sums.into_iter().map(|[packets]| packets).chain(std::iter::repeat(0));
-        let counts = Reason::ALL.into_iter().zip(packets);
+        let counts = each(&self.reasons, Reason::ALL);
         counts.map(|(reason, packets)| ReasonCount { reason, packets }).collect()
     }
 
     /// Datagrams to the echo's port, for every outcome.
     pub fn echo(&self) -> Vec<EchoCount> {
-        let sums = told(self.echo.sums(Outcome::ALL.len()));
-        let packets = sums.into_iter().map(|[packets]| packets).chain(std::iter::repeat(0));
-        let counts = Outcome::ALL.into_iter().zip(packets);
+        let counts = each(&self.echo, Outcome::ALL);
         counts.map(|(outcome, packets)| EchoCount { outcome, packets }).collect()
     }
 
@@ -112,6 +108,16 @@ impl Counters {
         // A failure leaves the figures of an earlier backend in place: no harm to traffic.
         let _ = self.backends.clear(u32::from(number));
     }
+}
+
+/// Each kind of a table that has one counter for each, with its packets. What cannot be read is
+/// zero.
+fn each<K, const N: usize>(
+    table: &PerCpuTable<1>,
+    kinds: [K; N],
+) -> impl Iterator<Item = (K, u64)> + use<K, N> {
+    let packets = told(table.sums(N)).into_iter().map(|[packets]| packets);
+    kinds.into_iter().zip(packets.chain(std::iter::repeat(0)))
 }
 
 fn told<T>(sums: io::Result<Vec<T>>) -> Vec<T> {

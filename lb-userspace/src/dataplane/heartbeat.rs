@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use lb_common::layout::Heartbeat;
-use nix::time::{ClockId, clock_gettime};
 
-use super::mapped::Pages;
+use super::{mapped::Pages, sweep::kernel_time};
 
 /// The word in which the daemon leaves its sign of life.
 #[derive(Debug, Clone)]
@@ -31,7 +30,6 @@ impl Heart {
 
 /// The clock that the program reads (`bpf_ktime_get_ns`); 0 in a world without it.
 pub fn kernel_nanoseconds() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).ok();
-    let nanoseconds = time.map(|time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
-    nanoseconds.and_then(|nanoseconds| u64::try_from(nanoseconds).ok()).unwrap_or_default()
+    let time = kernel_time().map(|time| time.as_nanos()).unwrap_or_default();
+    u64::try_from(time).unwrap_or_default()
 }

@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use lb_common::{
@@ -333,8 +334,12 @@ fn kernel_flow(key: &[u32; 6], record: &FlowRecord) -> KernelFlow {
 ///
 /// None in practice: every kernel has the clock.
 pub fn kernel_seconds() -> io::Result<u32> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    Ok(u32::try_from(now.tv_sec()).unwrap_or(u32::MAX))
+    Ok(u32::try_from(kernel_time()?.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// The clock that `bpf_ktime_get_ns` reads.
+pub(super) fn kernel_time() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 fn record([backend, seen, slot, closing]: &[u32; 4]) -> FlowRecord {
