@@ -99,7 +99,8 @@ impl Attachment {
         match self.place(program, &links) {
             Ok((mode, warning)) => {
                 let undo = Undo { pin: self.pin(&links, mode), former };
-                let packet_log = PacketLog::follow(&mut ebpf, &self.name);
+                let tells = log > 0;
+                let packet_log = tells.then(|| PacketLog::follow(&mut ebpf, &self.name)).flatten();
                 Ok(Attached { mode, warning, undo, packet_log })
             }
             Err(error) => {

@@ -16,8 +16,8 @@ use tracing::{Level, debug, enabled, trace, warn};
 /// The target in the log's filter.
 pub const PACKET_LOG: &str = "packet";
 
-/// Between two looks. The kernel's buffer holds some hundred lines, so this bounds how much a flood
-/// makes us write.
+/// Between two looks. The kernel's buffer holds some hundred lines; a look ends when it finds none,
+/// so a flood that is faster than the log keeps it at work.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How much a program is to tell, in numbers of [`log::Level`]; 0 for nothing.
@@ -36,11 +36,8 @@ pub(super) fn level() -> u8 {
 pub struct PacketLog(JoinHandle<()>);
 
 impl PacketLog {
-    /// Follows a loaded program, if the log's filter asks for it. Needs a runtime of tokio's.
+    /// Follows a program that was loaded to tell something. Needs a runtime of tokio's.
     pub(super) fn follow(ebpf: &mut Ebpf, interface: &str) -> Option<Self> {
-        if level() == 0 {
-            return None;
-        }
         let lines = Lines { interface: interface.to_owned() };
         match EbpfLogger::init_with_logger(ebpf, lines) {
             Ok(logger) => Some(Self(tokio::spawn(read(logger)))),
