@@ -42,6 +42,7 @@ mod requirements;
 pub mod router;
 pub mod sniffer;
 mod sweep;
+mod sync;
 mod sys;
 pub mod tally;
 mod topology;

@@ -23,18 +23,11 @@ fn lab() -> Lab {
 }
 
 fn config(lab: &Lab, balancer: &Balancer, key: &Key, priority: u8, interval: &str) -> String {
-    let path = balancer.namespace().directory().join("sync.key");
-    key.store(&path).unwrap();
-    let own = balancer.address();
-    let others = lab.balancers().iter().map(Balancer::address).filter(|address| *address != own);
-    let peers: Vec<String> = others.map(|address| format!("\"{address}:9751\"")).collect();
+    let service = balancer.config(&[lab.service("web", PORT)]);
+    let sync = balancer.sync_section(key, lab.balancers()).unwrap();
     format!(
-        "{}\n[sync]\nlisten = \"{own}:9751\"\npeers = [{}]\nkey_file = \"{}\"\n[[vrrp]]\n\
-         name = \"front\"\ninterface = \"eth0\"\nrouter_id = 51\npriority = {priority}\n\
-         interval = \"{interval}\"\naddresses = [\"{}/24\"]\n",
-        balancer.config(&[lab.service("web", PORT)]),
-        peers.join(", "),
-        path.display(),
+        "{service}{sync}[[vrrp]]\nname = \"front\"\ninterface = \"eth0\"\nrouter_id = 51\n\
+         priority = {priority}\ninterval = \"{interval}\"\naddresses = [\"{}/24\"]\n",
         lab.vip(PORT).ip(),
     )
 }

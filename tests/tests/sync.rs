@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
-use std::{net::SocketAddr, path::PathBuf, thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use weir::{
     core::{BackendState, SyncRole, SyncStatus},
     sync::Key,
 };
-use weir_lab::{Balancer, Lab, Service, Weir, backend::LINE_PORT};
+use weir_lab::{Lab, Service, Weir, backend::LINE_PORT};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -34,18 +34,10 @@ fn service(lab: &Lab) -> Service {
         .health("type = \"tcp\"\ninterval = \"500ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2")
 }
 
-fn config(balancer: &Balancer, service: &Service, key: &Key, number: u8) -> String {
-    let path: PathBuf = balancer.namespace().directory().join("sync.key");
-    if !path.exists() {
-        key.store(&path).unwrap();
-    }
-    let peer = if number == 2 { 3 } else { 2 };
-    format!(
-        "{}\n[sync]\nlisten = \"10.77.0.{number}:9751\"\npeers = [\"10.77.0.{peer}:9751\"]\n\
-         key_file = \"{}\"\n",
-        balancer.config(std::slice::from_ref(service)),
-        path.display()
-    )
+fn config(lab: &Lab, position: usize, service: &Service, key: &Key) -> String {
+    let balancer = &lab.balancers()[position];
+    let sync = balancer.sync_section(key, lab.balancers()).unwrap();
+    balancer.config(std::slice::from_ref(service)) + &sync
 }
 
 impl<'a> Pair<'a> {
@@ -57,8 +49,8 @@ impl<'a> Pair<'a> {
         let key = Key::generate();
         let [first, second] = [0, 1].map(|index| &lab.balancers()[index]);
         let pair = Self {
-            first: first.start_weir(&config(first, service, &key, 2)).unwrap(),
-            second: second.start_weir(&config(second, service, &key, 3)).unwrap(),
+            first: first.start_weir(&config(lab, 0, service, &key)).unwrap(),
+            second: second.start_weir(&config(lab, 1, service, &key)).unwrap(),
             lab,
         };
         pair.first.wait_until_up().unwrap();
@@ -245,7 +237,7 @@ fn flows_balanced_one_by_one_are_where_they_were_after_a_failover() {
 fn configurations_that_differ_are_named_and_a_lost_peer_is_found_again() {
     let lab = lab();
     let mut pair = Pair::start(&lab);
-    let other = config(&lab.balancers()[1], &service(&lab).weight("b1", 7), &Key::generate(), 3);
+    let other = config(&lab, 1, &service(&lab).weight("b1", 7), &Key::generate());
     pair.second.reload(&other).unwrap();
     let differs = |weir: &Weir| sync(weir).peers[0].config_differs.join(" ");
     wait_until("both say what differs", || {
@@ -254,9 +246,7 @@ fn configurations_that_differ_are_named_and_a_lost_peer_is_found_again() {
 
     pair.second.kill();
     wait_until("the peer is lost", || !sync(&pair.first).peers[0].connected);
-    pair.second
-        .configure(&config(&lab.balancers()[1], &service(&lab), &Key::generate(), 3))
-        .unwrap();
+    pair.second.configure(&config(&lab, 1, &service(&lab), &Key::generate())).unwrap();
     pair.second.start().unwrap();
     pair.wait_until_same();
     assert_eq!(differs(&pair.first), "");

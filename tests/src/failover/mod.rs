@@ -25,8 +25,7 @@ pub use self::{
 use weir::sync::Key;
 
 use crate::{
-    Balancer, Keepalived, Lab, Pair, Router, WeirRouter, backend::UDP_PORT, udp::EchoServer,
-    vrrp::Vrrp,
+    Keepalived, Lab, Pair, Router, WeirRouter, backend::UDP_PORT, udp::EchoServer, vrrp::Vrrp,
 };
 
 /// The priorities, of the preferred master and the other.
@@ -35,8 +34,6 @@ const PRIORITIES: [u8; 2] = [150, 100];
 const CALM: u32 = 4;
 /// The same at short intervals.
 const CALM_MIN: Duration = Duration::from_millis(200);
-/// Where balancers listen for each other.
-const SYNC_PORT: u16 = 9751;
 /// For a takeover, beyond ten intervals.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -94,20 +91,6 @@ impl FromStr for System {
     }
 }
 
-/// The `[sync]` of a balancer, whose default is to probe.
-fn sync(lab: &Lab, balancer: &Balancer, key: &Key) -> Result<String> {
-    let path = balancer.namespace().directory().join("sync.key");
-    key.store(&path)?;
-    let own = balancer.address();
-    let others = lab.balancers().iter().map(Balancer::address).filter(|address| *address != own);
-    let peers: Vec<String> = others.map(|peer| format!("\"{peer}:{SYNC_PORT}\"")).collect();
-    let peers = peers.join(", ");
-    let file = path.display();
-    Ok(format!(
-        "\n[sync]\nlisten = \"{own}:{SYNC_PORT}\"\npeers = [{peers}]\nkey_file = \"{file}\"\n"
-    ))
-}
-
 // === impl Trial ===
 
 impl Trial {
@@ -128,7 +111,8 @@ impl Trial {
                 System::Weir | System::WeirProbing => {
                     let mut config = balancer.config(&[lab.service("echo", UDP_PORT).udp()]);
                     if system == System::WeirProbing {
-                        config += &sync(&lab, balancer, &key)?;
+                        // Its default is to probe.
+                        config += &balancer.sync_section(&key, lab.balancers())?;
                     }
                     Box::new(WeirRouter::new(balancer, member, &config))
                 }
