@@ -111,8 +111,8 @@ impl Backend {
         backend.written = written;
         backend.proven = saved.proven || saved.health == SavedHealth::Up;
         backend.trouble = match (saved.health, saved.kept) {
-            // That a machine was suspected is forgotten unless it was saved as well.
-            (SavedHealth::Down, true) => Trouble::Since(now.monotonic),
+            // If the machine is still suspected, the suspicion takes it in again.
+            (SavedHealth::Down, true) => Trouble::Doubted(now.monotonic),
             (SavedHealth::Down, false) => Trouble::Believed,
             (SavedHealth::Up | SavedHealth::Unchecked, _) => Trouble::None,
         };
@@ -137,7 +137,7 @@ impl Backend {
             since: self.since,
             reason: self.failure.clone(),
             proven: self.proven,
-            kept: self.kept == Some(Kept::Machine),
+            kept: matches!(self.kept, Some(Kept::Machine | Kept::Doubt)),
             slow_start_ends: self.slow_start.map(|start| start.ends_at),
         }
     }
@@ -183,6 +183,16 @@ impl Backend {
             Trouble::None => Trouble::Since(began),
             known => known,
         };
+    }
+
+    /// Believes a failed check that began after the backend was given the benefit of the doubt.
+    /// Returns whether that is news.
+    pub(super) fn dispel_doubt(&mut self, started: Duration) -> bool {
+        let dispelled = matches!(self.trouble, Trouble::Doubted(since) if started > since);
+        if dispelled {
+            self.trouble = Trouble::Believed;
+        }
+        dispelled
     }
 
     /// The life that follows from its state: a death ends all records of the life before.

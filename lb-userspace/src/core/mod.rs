@@ -216,6 +216,7 @@ impl Core {
         let (health, began) = backend.health.after(report, check.rise, check.fall);
         if let Err(failure) = &report.outcome {
             backend.failure.clone_from(failure);
+            service.touched |= backend.dispel_doubt(report.started.monotonic);
         }
         backend.health = health;
         let cause = Cause { began, decided: report.finished };

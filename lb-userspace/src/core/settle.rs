@@ -3,7 +3,8 @@
 //!
 //! A backend that fails keeps its place
 //!
-//! - while the machine is suspected ([`super::suspicion`]); or
+//! - while the machine is suspected ([`super::suspicion`]), and from then on until its next check;
+//!   or
 //! - in a *panic*: fewer than `panic_threshold` of the service's backends are healthy, so that
 //!   those few would have to carry the load of all. Then flows are spread over all of them again,
 //!   with their configured weights, whatever the checks say.
@@ -18,8 +19,10 @@
 use lb_common::layout::Life;
 
 use super::{
-    Action, Core, EventKind, Unsaved, Write, backend::Backend, service::Service,
-    suspicion::Suspicion,
+    Action, Core, EventKind, Unsaved, Write,
+    backend::Backend,
+    service::Service,
+    suspicion::{Suspicion, Trouble},
 };
 use crate::config::Name;
 
@@ -28,6 +31,8 @@ use crate::config::Name;
 pub(super) enum Kept {
     /// This machine is suspected.
     Machine,
+    /// It was until now, and the backend has not been checked since.
+    Doubt,
     /// Too few of the service's backends are healthy.
     Panic,
 }
@@ -82,8 +87,13 @@ impl Service {
     /// for whom that has changed, and how.
     fn called_or_dismissed(&mut self, suspicion: Option<&Suspicion>) -> Vec<(Name, &'static str)> {
         for backend in self.backends.values_mut() {
-            let kept = suspicion.is_some_and(|suspicion| suspicion.keeps(backend));
-            backend.kept = kept.then_some(Kept::Machine);
+            backend.kept = match backend.trouble {
+                _ if suspicion.is_some_and(|suspicion| suspicion.keeps(backend)) => {
+                    Some(Kept::Machine)
+                }
+                Trouble::Doubted(_) => Some(Kept::Doubt),
+                _ => None,
+            };
         }
         let of_kind = |backup| self.backends.values().filter(move |b| b.spec.backup == backup);
         let can_serve = |backup| of_kind(backup).any(|backend| backend.own_weight() > 0);

@@ -14,6 +14,10 @@
 //!   fail have had time to fail `fall` times more: then they are believed.
 //!
 //! Those that still fail then go down as usual. While nothing answers, the suspicion stays.
+//!
+//! If it ends because enough answer again, the others are likely to follow, and the news of their
+//! recovery is as old as their last check. So each is *doubted*, and keeps its slots, until its next
+//! check says which it is.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -28,6 +32,9 @@ pub(super) enum Trouble {
     None,
     /// Since the first check of its run of failures began.
     Since(Duration),
+    /// It failed while the machine was suspected, and enough others answer since this time: its
+    /// next check decides.
+    Doubted(Duration),
     /// It failed while the machine was suspected, and the suspicion ended against it.
     Believed,
 }
@@ -94,6 +101,7 @@ impl Core {
     pub(super) fn adopt_suspicion(&mut self) {
         let now = self.now;
         self.suspicion = Some(Suspicion { since: now, from: now, patience: now, reached: false });
+        self.include_doubted(now);
         self.prolong_patience();
     }
 
@@ -111,6 +119,7 @@ impl Core {
         }
         let since = self.now;
         self.suspicion = Some(Suspicion { since, from, patience: since, reached: false });
+        self.include_doubted(from);
         self.prolong_patience();
         let (failing, servers) = (as_u32(tally.failing), as_u32(tally.servers));
         self.suspicion_changed(EventKind::MachineSuspected { failing, servers });
@@ -118,7 +127,8 @@ impl Core {
 
     fn end_suspicion(&mut self, suspicion: Suspicion) {
         let tally = self.tally(|began, _| began >= suspicion.from);
-        let why = if !tally.is_majority() {
+        let enough_answer = !tally.is_majority();
+        let why = if enough_answer {
             format!("{} of {} servers fail", tally.failing, tally.servers)
         } else if suspicion.is_over(self.now) {
             let Tally { failing, servers } = tally;
@@ -127,12 +137,27 @@ impl Core {
             return;
         };
         self.suspicion = None;
-        for backend in self.services.values_mut().flat_map(|s| s.backends.values_mut()) {
-            if matches!(backend.trouble, Trouble::Since(_)) && !backend.state.serves() {
-                backend.trouble = Trouble::Believed;
+        let now = self.now;
+        for service in self.services.values_mut() {
+            let is_checked = service.spec.health.kind != CheckKind::None;
+            let doubt = enough_answer && is_checked;
+            for backend in service.backends.values_mut() {
+                if matches!(backend.trouble, Trouble::Since(_)) && !backend.state.serves() {
+                    let keeps = doubt && suspicion.keeps(backend);
+                    backend.trouble = if keeps { Trouble::Doubted(now) } else { Trouble::Believed };
+                }
             }
         }
         self.suspicion_changed(EventKind::MachineTrusted { why });
+    }
+
+    /// Whoever is still doubted from the suspicion before belongs to this one.
+    fn include_doubted(&mut self, from: Duration) {
+        for backend in self.services.values_mut().flat_map(|s| s.backends.values_mut()) {
+            if matches!(backend.trouble, Trouble::Doubted(_)) {
+                backend.trouble = Trouble::Since(from);
+            }
+        }
     }
 
     fn suspicion_changed(&mut self, kind: EventKind) {
@@ -211,7 +236,7 @@ impl Fall {
     pub(super) fn of(backend: &Backend, check: &HealthCheck) -> Option<Self> {
         match backend.trouble {
             Trouble::Since(began) => Some(Self { began, window: window(check) }),
-            Trouble::None | Trouble::Believed => None,
+            Trouble::None | Trouble::Doubted(_) | Trouble::Believed => None,
         }
     }
 }

@@ -49,6 +49,7 @@ fn when_most_fail_together_the_tables_stay_as_they_were() {
 fn it_ends_when_enough_recover_and_who_fails_on_goes_down() {
     let mut world = World::up(&[THREE]);
     fail_together(&mut world, &["a", "b", "c"]);
+    let earlier = world.now();
     for backend in ["a", "a", "b", "b"] {
         assert!(world.core.machine_suspected());
         world.check(&id("web", backend), true);
@@ -56,7 +57,50 @@ fn it_ends_when_enough_recover_and_who_fails_on_goes_down() {
     assert!(!world.core.machine_suspected());
     let why = "1 of 3 servers fail".to_owned();
     assert!(world.events.contains(&EventKind::MachineTrusted { why }), "{:?}", world.events);
+    assert_eq!(world.ways(WEB), [Ok(A), Ok(B), Ok(C)].into(), "it has not been checked since");
+    let reason = &world.core.status().services[0].backends[2].reason;
+    assert!(reason.ends_with("so its next check decides"), "{reason}");
+    // A check that was under way says nothing of now.
+    let outcome = Err("refused".to_owned());
+    let now = world.now();
+    let report = HealthReport { id: id("web", "c"), outcome, started: earlier, finished: now };
+    world.core.health(&report, now);
+    world.carry_out();
+    assert_eq!(world.ways(WEB), [Ok(A), Ok(B), Ok(C)].into());
+    world.check(&id("web", "c"), false);
     assert_eq!(world.ways(WEB), [Ok(A), Ok(B)].into());
+    world.check_invariants();
+}
+
+#[test]
+fn who_recovers_with_the_others_loses_no_slot() {
+    let mut world = World::up(&[THREE]);
+    let before = (ways(&world), lives(&world));
+    fail_together(&mut world, &["a", "b", "c"]);
+    for backend in ["a", "b", "c", "a", "b"] {
+        world.check(&id("web", backend), true);
+    }
+    assert!(!world.core.machine_suspected());
+    assert_eq!((ways(&world), lives(&world)), before);
+    world.check(&id("web", "c"), true);
+    assert_eq!(world.state(&id("web", "c")).0, BackendState::Up);
+    assert_eq!((ways(&world), lives(&world)), before);
+    world.check_invariants();
+}
+
+#[test]
+fn who_is_doubted_when_all_fail_again_is_kept_with_them() {
+    let mut world = World::up(&[THREE]);
+    let before = ways(&world);
+    fail_together(&mut world, &["a", "b", "c"]);
+    for backend in ["a", "a", "b", "b"] {
+        world.check(&id("web", backend), true);
+    }
+    assert!(!world.core.machine_suspected());
+    fail_together(&mut world, &["a", "b"]);
+    assert!(world.core.machine_suspected());
+    world.check(&id("web", "c"), false);
+    assert_eq!(ways(&world), before);
     world.check_invariants();
 }
 
@@ -144,6 +188,8 @@ fn a_restart_goes_on_suspecting() {
         world.check(&id("web", backend), true);
         world.check(&id("web", backend), true);
     }
+    assert!(!world.core.machine_suspected());
+    world.check(&id("web", "c"), false);
     assert_eq!(world.ways(WEB), [Ok(A), Ok(B)].into());
     world.check_invariants();
 }
