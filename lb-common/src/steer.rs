@@ -54,6 +54,8 @@ pub trait Flows: Tables {
 
     /// Seconds of a clock that never goes back.
     fn now(&self) -> u32;
+    /// A number that changes several times a second and costs less to ask for than the time.
+    fn beat(&self) -> u32;
     /// The record of a flow.
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Self::Record<'_>>;
     /// Records a flow that is not recorded. A full table gives up an older record.
@@ -226,9 +228,8 @@ fn unsettled<T: Flows>(
     flow: &Flow,
 ) -> (u16, Why) {
     let key = FlowKey::new(flow.source, flow.ports, service.meta.index());
-    let now = tables.now();
     let slot_in_map = service.ring.base + slot_index;
-    if let Some(number) = recorded(tables, service.meta, &key, flow, now, slot_in_map) {
+    if let Some(number) = recorded(tables, service.meta, &key, flow, slot_in_map) {
         return (number, Why::Recorded);
     }
     let opens = flow.flags.opens() || service.meta.has(ServiceMeta::UNANNOUNCED);
@@ -247,7 +248,7 @@ fn unsettled<T: Flows>(
         // A dead prior has no flows to protect; the controller is about to say so in the slot.
         return (slot.owner(), Why::ExceptionsOwner);
     }
-    let record = new_record(number, life, now, slot_in_map, flow);
+    let record = new_record(tables, number, life, slot_in_map, flow);
     tables.keep(stage, &key, &record);
     count(tables, service.meta, number, i64::from(!flow.flags.closes()));
     (number, why)
@@ -260,13 +261,12 @@ fn recorded<T: Flows>(
     meta: ServiceMeta,
     key: &FlowKey,
     flow: &Flow,
-    now: u32,
     slot: u32,
 ) -> Option<u16> {
-    if let Some(number) = confirmed(tables, meta, key, flow, now, slot) {
+    if let Some(number) = confirmed(tables, meta, key, flow, slot) {
         return Some(number);
     }
-    half_open(tables, meta, key, flow, now, slot)
+    half_open(tables, meta, key, flow, slot)
 }
 
 #[inline(always)]
@@ -275,17 +275,21 @@ fn confirmed<T: Flows>(
     meta: ServiceMeta,
     key: &FlowKey,
     flow: &Flow,
-    now: u32,
     slot: u32,
 ) -> Option<u16> {
     let Found { record, number, active, .. } = find(tables, Stage::Confirmed, meta, key, flow)?;
-    if record.seen.load() != now {
-        record.seen.store(now);
+    let opens_or_closes = flow.flags.opens() || flow.flags.closes();
+    let closing = if opens_or_closes { flow.flags.closes() } else { record.is_closing() };
+    let marks = FlowRecord::marks_word(closing, tables.beat());
+    // Another CPU that says the same of the flow in this instant may undo a FIN's mark: then the
+    // record is kept for as long as that of a flow that is open.
+    if record.marks.load() != marks {
+        record.seen.store(tables.now());
         // Another one if the service has another ring or hash since.
         record.slot.store(slot);
+        record.marks.store(marks);
     }
-    if flow.flags.opens() || flow.flags.closes() {
-        record.closing.store(u32::from(flow.flags.closes()));
+    if opens_or_closes {
         count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(active));
     }
     Some(number)
@@ -297,14 +301,13 @@ fn half_open<T: Flows>(
     meta: ServiceMeta,
     key: &FlowKey,
     flow: &Flow,
-    now: u32,
     slot: u32,
 ) -> Option<u16> {
     let Found { record, number, life, active } = find(tables, Stage::HalfOpen, meta, key, flow)?;
     if flow.flags.opens() {
-        record.seen.store(now);
+        record.seen.store(tables.now());
     } else {
-        let confirmed = new_record(number, life, now, slot, flow);
+        let confirmed = new_record(tables, number, life, slot, flow);
         tables.keep(Stage::Confirmed, key, &confirmed);
         tables.forget(Stage::HalfOpen, key);
         count(tables, meta, number, i64::from(!flow.flags.closes()) - i64::from(active));
@@ -335,7 +338,7 @@ fn find<'t, T: Flows>(
 ) -> Option<Found<T::Record<'t>>> {
     let record = tables.record(stage, key)?;
     let (number, life) = living(tables, &record);
-    let active = life.lives() && record.closing.load() == 0;
+    let active = life.lives() && !record.is_closing();
     if !life.lives() || (flow.flags.opens() && !life.takes_new()) {
         tables.forget(stage, key);
         count(tables, meta, number, -i64::from(active));
@@ -356,12 +359,12 @@ fn count<T: Flows>(tables: &T, meta: ServiceMeta, number: u16, change: i64) {
 }
 
 #[inline(always)]
-fn new_record(number: u16, life: Life, now: u32, slot: u32, flow: &Flow) -> FlowRecord {
+fn new_record<T: Flows>(tables: &T, number: u16, life: Life, slot: u32, flow: &Flow) -> FlowRecord {
     FlowRecord {
         backend: Word32::new(FlowRecord::backend_word(number, life)),
-        seen: Word32::new(now),
+        seen: Word32::new(tables.now()),
         slot: Word32::new(slot),
-        closing: Word32::new(u32::from(flow.flags.closes())),
+        marks: Word32::new(FlowRecord::marks_word(flow.flags.closes(), tables.beat())),
     }
 }
 

@@ -64,6 +64,11 @@ impl Flows for Unchanged {
     }
 
     #[inline(always)]
+    fn beat(&self) -> u32 {
+        KernelTables.beat()
+    }
+
+    #[inline(always)]
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Copied> {
         let record = KernelTables.record(stage, key)?;
         Some(Copied(record.copied()))

@@ -426,7 +426,7 @@ impl World {
 
     fn is_active(&self, record: &FlowRecord, number: u16) -> bool {
         let same_life = record.life() == self.life(number).number();
-        record.number() == number && same_life && record.closing.load() == 0
+        record.number() == number && same_life && !record.is_closing()
     }
 
     fn sweep(&mut self, mirror: &mut impl Mirror) {

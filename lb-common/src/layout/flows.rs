@@ -69,8 +69,9 @@ pub struct FlowRecord {
     pub seen: Word32,
     /// The slot, by index in the ring map.
     pub slot: Word32,
-    /// 1 once a FIN or RST was seen.
-    pub closing: Word32,
+    /// Whether a FIN or RST was seen (the lowest bit), and the [beat](crate::steer::Flows::beat) in
+    /// which `seen` was last written (the others).
+    pub marks: Word32,
 }
 
 impl FlowRecord {
@@ -82,7 +83,7 @@ impl FlowRecord {
             backend: Word32::new(self.backend.load()),
             seen: Word32::new(self.seen.load()),
             slot: Word32::new(self.slot.load()),
-            closing: Word32::new(self.closing.load()),
+            marks: Word32::new(self.marks.load()),
         }
     }
 
@@ -90,6 +91,18 @@ impl FlowRecord {
     #[inline(always)]
     pub const fn backend_word(number: u16, life: Life) -> u32 {
         number as u32 | (life.number() as u32) << 16
+    }
+
+    /// The [`marks`](Self::marks) word.
+    #[inline(always)]
+    pub const fn marks_word(closing: bool, beat: u32) -> u32 {
+        closing as u32 | beat << 1
+    }
+
+    /// Whether a FIN or RST was seen.
+    #[inline(always)]
+    pub fn is_closing(&self) -> bool {
+        self.marks.load() & 1 != 0
     }
 
     /// The number of its backend.

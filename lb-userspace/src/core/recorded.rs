@@ -38,7 +38,7 @@ pub struct Walk<'r>(&'r [OnSlot]);
 impl Staying {
     /// What is to be known of a record.
     pub fn new(record: &FlowRecord) -> Self {
-        let active = record.closing.load() == 0;
+        let active = !record.is_closing();
         let place = u64::from(record.slot.load()) << 16 | u64::from(record.number());
         Self(place << 1 | u64::from(active))
     }
@@ -125,7 +125,7 @@ mod tests {
         let record = FlowRecord::default();
         record.backend.store(FlowRecord::backend_word(backend, Life::new(3, true, true)));
         record.slot.store(slot);
-        record.closing.store(closing.into());
+        record.marks.store(FlowRecord::marks_word(closing, 0));
         Staying::new(&record)
     }
 

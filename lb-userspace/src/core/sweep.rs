@@ -34,8 +34,8 @@ pub fn is_done(
     let dead = !life.lives() || record.life() != life.number();
     // The slot's owner has every flow of it: the record says nothing that the slot does not.
     let said_by_slot = slot.is_some_and(Slot::is_settled);
-    let closing = record.closing.load() != 0;
-    let patience = if closing { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
+    let patience =
+        if record.is_closing() { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
     let margin = u32::try_from(MARGIN.as_secs()).unwrap_or(u32::MAX);
     // The kernel may have stamped it after we read the clock.
     let silent = now.saturating_sub(record.seen.load());

@@ -223,6 +223,10 @@ impl lb_common::steer::Flows for Mapped {
         0
     }
 
+    fn beat(&self) -> u32 {
+        0
+    }
+
     fn record(
         &self,
         _stage: lb_common::steer::Stage,

@@ -146,8 +146,8 @@ impl Records {
         let (mut opening, mut open, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
         for flow in flows {
             let key = flow.key.words();
-            let closing = u32::from(flow.stage == FlowStage::Closing);
-            let entry = (key, [flow.backend, flow.seen, flow.slot, closing]);
+            let marks = FlowRecord::marks_word(flow.stage == FlowStage::Closing, 0);
+            let entry = (key, [flow.backend, flow.seen, flow.slot, marks]);
             match flow.stage {
                 FlowStage::Opening => opening.push(entry),
                 FlowStage::Open | FlowStage::Closing => open.push(entry),
@@ -318,13 +318,12 @@ impl Times {
 }
 
 fn kernel_flow(key: &[u32; 6], record: &FlowRecord) -> KernelFlow {
-    let closing = record.closing.load() != 0;
     KernelFlow {
         key: flow_key(key),
         backend: record.backend.load(),
         seen: record.seen.load(),
         slot: record.slot.load(),
-        stage: if closing { FlowStage::Closing } else { FlowStage::Open },
+        stage: if record.is_closing() { FlowStage::Closing } else { FlowStage::Open },
     }
 }
 
@@ -342,12 +341,12 @@ pub(super) fn kernel_time() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
-fn record([backend, seen, slot, closing]: &[u32; 4]) -> FlowRecord {
+fn record([backend, seen, slot, marks]: &[u32; 4]) -> FlowRecord {
     let record = FlowRecord::default();
     record.backend.store(*backend);
     record.seen.store(*seen);
     record.slot.store(*slot);
-    record.closing.store(*closing);
+    record.marks.store(*marks);
     record
 }
 

@@ -94,6 +94,11 @@ impl Flows for Memory {
         u32::try_from(self.now.get().as_secs()).unwrap_or(u32::MAX)
     }
 
+    /// As rare as in a kernel of a hundred ticks a second.
+    fn beat(&self) -> u32 {
+        u32::try_from(self.now.get().as_millis() / 640).unwrap_or(u32::MAX)
+    }
+
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
         self.table(stage).borrow().get(key).cloned()
     }

@@ -40,8 +40,8 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a recorded flow goes where its record says",
         STEER,
-        "if let Some(number) = recorded(tables, service.meta, &key, flow, now, slot_in_map) {",
-        "let found = recorded(tables, service.meta, &key, flow, now, slot_in_map);\n    \
+        "if let Some(number) = recorded(tables, service.meta, &key, flow, slot_in_map) {",
+        "let found = recorded(tables, service.meta, &key, flow, slot_in_map);\n    \
          if let (false, Some(number)) = (BROKEN, found) {",
     ),
     rule(
@@ -91,14 +91,14 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a packet keeps its flow's record alive",
         STEER,
-        "if record.seen.load() != now {",
-        "if record.seen.load() != now && !BROKEN {",
+        "record.seen.store(tables.now());\n        // Another",
+        "if !BROKEN { record.seen.store(tables.now()); }\n        // Another",
     ),
     rule(
         "a flow that opens anew is not closing any more",
         STEER,
-        "if flow.flags.opens() || flow.flags.closes() {",
-        "if (flow.flags.opens() && !BROKEN) || flow.flags.closes() {",
+        "let opens_or_closes = flow.flags.opens() || flow.flags.closes();",
+        "let opens_or_closes = (flow.flags.opens() && !BROKEN) || flow.flags.closes();",
     ),
     rule(
         "a half-open record of a dead backend leads nowhere",
@@ -115,8 +115,9 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "the confirmed record remembers the opening's backend",
         STEER,
-        "let confirmed = new_record(number, life, now, slot, flow);",
-        "let confirmed = new_record(if BROKEN { 0 } else { number }, life, now, slot, flow);",
+        "let confirmed = new_record(tables, number, life, slot, flow);",
+        "let number = if BROKEN { 0 } else { number };\n        \
+         let confirmed = new_record(tables, number, life, slot, flow);",
     ),
     // === a slot that changes hands ===
     rule(
