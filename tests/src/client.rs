@@ -95,6 +95,16 @@ impl Client {
         self.namespace.run(&["ip", "neighbour", "flush", "dev", "eth0"]).map(drop)
     }
 
+    /// Believes for an hour what it has once learned of a neighbour, unless it is told otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn believe_neighbours(&self) -> Result<()> {
+        self.namespace.sysctl(&[("ipv4/neigh/eth0/base_reachable_time_ms", "3600000")])?;
+        self.forget_neighbours()
+    }
+
     /// Gets a URL with curl.
     ///
     /// # Errors

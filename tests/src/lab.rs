@@ -153,6 +153,13 @@ impl Lab {
         self.at_ports(role, Plug::join)
     }
 
+    /// Has no frame pass between the balancers' ports, or as before.
+    pub(crate) fn isolate_balancers(&self, state: &str) -> Result<()> {
+        let balancers = || self.balancers.iter().map(|balancer| balancer.namespace().role());
+        let plugs = self.plugs.iter().filter(|plug| balancers().any(|role| plug.role == role));
+        self.bridge.ip(&plugs.map(|plug| plug.isolate(state)).collect::<Vec<_>>())
+    }
+
     /// The switch's ends of the balancers' cables to the front network, with the balancers' roles.
     pub(crate) fn front_ports(&self) -> impl Iterator<Item = (String, Arc<str>)> {
         let balancers = self.balancers.iter().map(Balancer::namespace);

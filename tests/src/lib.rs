@@ -35,6 +35,7 @@ pub mod model;
 pub mod namespace;
 mod nginx;
 mod observe;
+pub mod pair;
 pub mod pktgen;
 pub mod process;
 pub mod program;
@@ -59,6 +60,7 @@ pub use crate::{
     keepalived::Keepalived,
     lab::{Lab, LabBuilder},
     namespace::Namespace,
+    pair::WeirPair,
     process::Process,
     requirements::require_root,
     router::{Pair, Router, WeirRouter},

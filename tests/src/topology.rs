@@ -60,6 +60,12 @@ pub(crate) const SETTINGS: [(&str, &str); 8] = [
 const BACKEND_SETTINGS: [(&str, &str); 2] =
     [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
 
+/// The MAC address of a balancer, counted from 0, where the clients are.
+pub(crate) fn balancer_mac(index: usize) -> String {
+    let number = u8::try_from(index).expect("a lab has eight balancers at most");
+    Network::Front.mac(BALANCERS + number)
+}
+
 /// Who there is. Everything else follows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Topology {
@@ -232,6 +238,11 @@ impl Plug {
     /// The command of `ip` that takes the port out of its bridge. The carrier stays.
     pub(crate) fn leave(&self) -> String {
         format!("link set dev {} nomaster", self.port)
+    }
+
+    /// The command of `ip` that lets no frame pass between this port and others so set, or does.
+    pub(crate) fn isolate(&self, state: &str) -> String {
+        format!("link set dev {} type bridge_slave isolated {state}", self.port)
     }
 
     /// The command of `ip` that turns the port on or off, and with it the interface's carrier.

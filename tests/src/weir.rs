@@ -188,6 +188,11 @@ impl Balancer {
 // === impl Weir ===
 
 impl Weir {
+    /// Where it runs.
+    pub(crate) fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()

@@ -138,6 +138,11 @@ impl Replication {
         !matches!(self.peers.role(), Role::Follower(_)) && !self.peers.established().is_empty()
     }
 
+    /// Whether peers know what this node does not know yet.
+    pub(super) fn lacks_tables(&self, now: Duration) -> bool {
+        self.peers.lacks_tables(now)
+    }
+
     /// Says this to every peer.
     pub(super) fn broadcast(&mut self, messages: &[Message]) {
         for message in messages {

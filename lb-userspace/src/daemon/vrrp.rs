@@ -36,11 +36,13 @@ impl Daemon {
         if self.config.vrrp.is_empty() {
             return;
         }
+        let now = self.clock.now().monotonic;
         let attached = |name: &String| *self.ready.borrow() && !self.unattached.contains(name);
         let names = self.attachments.iter().map(|attachment| &attachment.name);
         self.edges.vrrp.set_facts(DaemonFacts {
             services: self.core.serving(),
             machine_suspected: self.core.machine_suspected(),
+            lacks_tables: self.replication.as_ref().is_some_and(|peers| peers.lacks_tables(now)),
             attached: names.map(|name| (name.clone(), attached(name))).collect(),
         });
     }

@@ -80,6 +80,12 @@ impl Schedule {
         (self.next, self.repetitions) = (Some(now), garp.repeat);
     }
 
+    /// Another router had the addresses as well: announce as often again, at the pace of repetitions.
+    pub fn again(&mut self, garp: Garp, now: Duration) {
+        let next = self.next.filter(|_| self.repetitions > 0);
+        (self.next, self.repetitions) = (Some(next.unwrap_or(now)), garp.repeat);
+    }
+
     /// The addresses are someone else's.
     pub fn stop(&mut self) {
         *self = Self::default();
@@ -155,6 +161,18 @@ mod tests {
             times
         };
         assert_eq!(times(Garp { repeat: 3, refresh: Duration::ZERO }), [1000, 1200, 1400]);
+        let mut schedule = Schedule::default();
+        let thrice = Garp { repeat: 3, refresh: Duration::ZERO };
+        let mut announced = Vec::new();
+        for ms in 0..2000 {
+            if ms < 500 {
+                schedule.again(thrice, at(ms));
+            }
+            if schedule.is_due(thrice, at(ms)) {
+                announced.push(ms);
+            }
+        }
+        assert_eq!(announced, [0, 200, 400, 600, 800, 1000], "whoever makes us, at our pace");
         let refreshed = Garp { repeat: 2, refresh: Duration::from_secs(3) };
         assert_eq!(times(refreshed), [1000, 1200, 4200, 7200]);
     }

@@ -264,6 +264,16 @@ impl Driver {
                     let note = "nobody took the released addresses over: they are kept";
                     self.tell(position, Told::Note(note.to_owned()));
                 }
+                Output::Awaits(peer) => {
+                    let note = format!("{peer} is let be until its tables are here");
+                    self.tell(position, Told::Note(note));
+                }
+                Output::Announce => {
+                    let now = self.now();
+                    let instance = &mut self.running[position].instance;
+                    instance.announcements.again(instance.spec.garp, now);
+                    self.announce();
+                }
             }
         }
     }

@@ -11,15 +11,24 @@
 //!   is not answered with a flood.
 //! - *Leftovers stay until it is known who owns them.* A daemon that was killed and comes back
 //!   takes its addresses off when it hears a master, not before: there may be none.
+//! - *Tables come first.* Where routers share tables, a master of lower priority is replaced once
+//!   its tables are here (`tables.rs`).
+//! - *Clients are called back.* Of two masters the one that gives way advertises itself once more,
+//!   and the one that stays announces the addresses anew: clients may have learned the other's MAC
+//!   address.
 
 mod leaving;
 mod liveness;
 mod model;
+mod tables;
 
 use std::{net::IpAddr, time::Duration};
 
-use self::leaving::{Leaving, Then};
 pub use self::model::*;
+use self::{
+    leaving::{Leaving, Then},
+    tables::Lower,
+};
 use super::packet::{Advert, PRIORITY_LEAVING, Version};
 
 /// The priority of who owns the addresses.
@@ -55,8 +64,8 @@ struct Backup {
     master: Option<Peer>,
     /// The master said that it leaves.
     left: Option<IpAddr>,
-    /// A master of lower priority is left alone until then.
-    preempt_at: Option<Duration>,
+    /// The master has a lower priority, and is to be replaced.
+    lower: Option<Lower>,
     /// The master is gone, the group's others do not agree yet.
     waiting: bool,
     /// Addresses that a killed daemon left may be there still.
@@ -74,6 +83,8 @@ struct Master {
     /// No answer before.
     quiet_until: Duration,
     leaving: Option<Leaving>,
+    /// The addresses are announced anew at this time at the latest.
+    announce: Option<Duration>,
 }
 
 impl Fsm {
@@ -125,9 +136,9 @@ impl Fsm {
         match &self.role {
             Role::Fault(_) => None,
             Role::Backup(backup) => (!backup.waiting).then_some(backup.down),
-            Role::Master(Master { advert, leaving: None, .. }) => Some(*advert),
-            Role::Master(Master { advert, leaving: Some(leaving), .. }) => {
-                Some(leaving.until.min(*advert))
+            Role::Master(Master { advert, leaving, announce, .. }) => {
+                let until = leaving.as_ref().map(|leaving| leaving.until);
+                [Some(*advert), until, *announce].into_iter().flatten().min()
             }
         }
     }
@@ -166,16 +177,18 @@ impl Fsm {
         if settings == self.settings {
             return Vec::new();
         }
+        let old_down_interval = self.master_down_interval();
         let old = std::mem::replace(&mut self.settings, settings);
         let Settings { version, priority, interval, own, .. } = self.settings;
         if version == Version::V2 || self.other_master().is_none() {
             self.master_interval = interval;
         }
         let down_interval = self.master_down_interval();
+        let mut out = Vec::new();
         match &mut self.role {
             Role::Fault(_) => {}
             Role::Backup(backup) => {
-                if backup.left.is_none() {
+                if backup.left.is_none() && down_interval != old_down_interval {
                     backup.down = backup.heard + down_interval;
                 }
             }
@@ -183,11 +196,12 @@ impl Fsm {
                 let changed = (old.priority, old.interval, old.own) != (priority, interval, own);
                 if changed && master.leaving.is_none() {
                     master.advert = now + interval;
-                    return vec![Output::Send(priority)];
+                    out.push(Output::Send(priority));
                 }
             }
         }
-        Vec::new()
+        self.announce_in_time(now, &mut out);
+        out
     }
 
     /// Becomes the master now (`weir vrrp preempt`).
@@ -315,6 +329,7 @@ impl Fsm {
                 let then = leaving.then;
                 self.end_leaving(then, now, out);
             }
+            Role::Master(master) if now < master.advert => self.announce_in_time(now, out),
             Role::Master(master) => {
                 // On the beat, unless so late that adverts would come in a burst.
                 let next = master.advert + self.settings.interval;
@@ -349,17 +364,11 @@ impl Fsm {
             out.push(Output::Withdraw);
         }
         backup.master = Some(peer);
-        let lower = advert.priority < self.settings.priority;
-        if lower && self.settings.preempt && !self.released {
-            let delay = self.settings.preempt_delay;
-            let preempt_at = *backup.preempt_at.get_or_insert(now + delay);
-            if now >= preempt_at {
-                // Discarded: the timer runs on.
-                return;
-            }
-        } else {
-            backup.preempt_at = None;
+        if !self.lets_be(peer, now, out) {
+            // Discarded: the timer runs on.
+            return;
         }
+        let Role::Backup(backup) = &mut self.role else { return };
         backup.heard = now;
         (backup.silent, backup.reprieved) = (None, false);
         backup.left = None;
@@ -392,6 +401,8 @@ impl Fsm {
         }
         if advert.priority != PRIORITY_LEAVING && outranked {
             self.learn(advert);
+            // Once more, so that the other one knows: clients may have learned our MAC address.
+            out.push(Output::Send(self.settings.priority));
             return self.become_backup(Some(peer), Why::Outranked(peer), now, out);
         }
         if now < master.quiet_until {
@@ -402,6 +413,7 @@ impl Fsm {
             master.advert = now + self.settings.interval;
         }
         out.push(Output::Send(self.settings.priority));
+        self.has_rival(now, out);
     }
 
     // === Changes of state ===
@@ -409,7 +421,8 @@ impl Fsm {
     fn become_master(&mut self, why: Why, now: Duration, out: &mut Vec<Output>) {
         let from = self.state();
         let advert = now + self.settings.interval;
-        self.role = Role::Master(Master { advert, quiet_until: now, leaving: None });
+        self.role =
+            Role::Master(Master { advert, quiet_until: now, leaving: None, announce: None });
         self.released = false;
         out.push(Output::Send(self.settings.priority));
         out.push(Output::Take);
@@ -432,7 +445,7 @@ impl Fsm {
             down: now + self.master_down_interval(),
             master,
             left: None,
-            preempt_at: None,
+            lower: None,
             waiting: false,
             leftovers: from == State::Fault,
             silent: None,
@@ -448,7 +461,10 @@ impl Fsm {
         let Role::Backup(backup) = &self.role else { return Why::Started };
         match (backup.left, backup.master) {
             (Some(address), _) => Why::Left(address),
-            (None, Some(peer)) if backup.preempt_at.is_some() => Why::Preempts(peer),
+            (None, Some(peer)) if backup.lower.is_some_and(|lower| lower.replaced) => {
+                let lacks = self.settings.lacks_tables;
+                if lacks { Why::PreemptsWithout(peer) } else { Why::Preempts(peer) }
+            }
             (None, Some(Peer { address, .. })) if backup.silent.is_some() => {
                 let since = backup.silent.unwrap_or(now);
                 Why::Unanswered(address, now.saturating_sub(since))

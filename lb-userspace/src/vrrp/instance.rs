@@ -249,6 +249,7 @@ fn settings(spec: &Vrrp, assessment: &Assessment, own: IpAddr) -> Settings {
         preempt_delay: spec.preempt_delay,
         own,
         grouped: spec.sync_group.is_some(),
+        lacks_tables: assessment.lacks_tables,
     }
 }
 

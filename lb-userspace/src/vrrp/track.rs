@@ -27,6 +27,8 @@ pub struct DaemonFacts {
     pub attached: BTreeMap<String, bool>,
     /// Whether so many backends failed together that this machine is the likelier fault.
     pub machine_suspected: bool,
+    /// Whether peers know of flows and slots what this node does not know yet.
+    pub lacks_tables: bool,
 }
 
 /// What the kernel says of an interface.
@@ -60,12 +62,15 @@ pub struct Assessment {
     pub fault: Option<String>,
     /// Failed conditions, with what each takes off the priority.
     pub penalties: BTreeMap<String, u8>,
+    /// Peers know of flows and slots what this node does not know yet.
+    pub lacks_tables: bool,
 }
 
 impl Facts {
     /// Looks at everything that an instance depends on.
     pub fn assess(&self, instance: &Vrrp) -> Assessment {
-        let mut assessment = Assessment::default();
+        let lacks_tables = self.daemon.lacks_tables;
+        let mut assessment = Assessment { lacks_tables, ..Assessment::default() };
         if let Err(reason) = self.interface(&instance.interface) {
             assessment.fault = Some(reason);
         }
@@ -142,6 +147,7 @@ impl Assessment {
     pub fn join(&mut self, other: Self) {
         self.fault = self.fault.take().or(other.fault);
         self.penalties.extend(other.penalties);
+        self.lacks_tables |= other.lacks_tables;
     }
 
     /// What is left of a priority: at least 1. An owner's 255 says whose the addresses are, and

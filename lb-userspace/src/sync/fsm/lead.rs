@@ -3,9 +3,32 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::packet::Standing;
-use super::{JOIN_WAIT, Output, Peers, Report, Role};
+use super::{BEAT, JOIN_WAIT, Output, Peers, Report, Role, Session};
+
+/// A peer that says nothing for this long may have said something that is on its way still.
+const FRESH: Duration = BEAT.saturating_mul(3);
 
 impl Peers {
+    /// Whether peers know of flows and slots what this node does not know yet: a master of lower
+    /// priority is not replaced before that is here, and clients are not called away from one.
+    ///
+    /// A node without the addresses lacks its leader's tables until they are here as a whole, and
+    /// leads only as long as it hears of nobody who has them. One with the addresses lacks what
+    /// those say whose connection is not there, or stands still.
+    pub fn lacks_tables(&self, now: Duration) -> bool {
+        match self.role {
+            Role::Joining => true,
+            Role::Follower(_) => !self.synced,
+            Role::Leader if self.hello.standing.leads == Some(false) => true,
+            Role::Leader => {
+                let told = |session: &Session| {
+                    session.peer.is_some() && !session.wanting && now < session.heard + FRESH
+                };
+                self.sessions.is_empty() || !self.sessions.values().all(told)
+            }
+        }
+    }
+
     pub(super) fn decide(&mut self, now: Duration, outputs: &mut Vec<Output>) {
         self.find_split(outputs);
         let role = self.choose(now);

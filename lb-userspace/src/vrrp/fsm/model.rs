@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use super::tables::TABLES_WAIT;
 use crate::vrrp::{
     echo::Silence,
     packet::{Advert, Version},
@@ -35,6 +36,8 @@ pub struct Settings {
     pub own: IpAddr,
     /// Whether other instances move with this one: it then waits for [`super::Fsm::follow`].
     pub grouped: bool,
+    /// Whether other routers know of flows and slots what this one does not know yet.
+    pub lacks_tables: bool,
 }
 
 /// Another router that advertised itself.
@@ -87,6 +90,10 @@ pub enum Output {
     },
     /// Nobody took the addresses over that were to be released: they are kept.
     Kept,
+    /// This master of lower priority is let be until its tables are here.
+    Awaits(Peer),
+    /// Announce the addresses anew: another router had them as well.
+    Announce,
 }
 
 /// What led to a change of state.
@@ -104,6 +111,8 @@ pub enum Why {
     Left(IpAddr),
     /// The master has a lower priority.
     Preempts(Peer),
+    /// The same, and its tables did not come in time.
+    PreemptsWithout(Peer),
     /// Another master has a higher priority, or the same and the higher address.
     Outranked(Peer),
     /// The addresses were released, and this router took them.
@@ -181,6 +190,9 @@ impl fmt::Display for Why {
             }
             Self::Left(address) => write!(f, "{address} leaves"),
             Self::Preempts(peer) => write!(f, "preempts {peer}"),
+            Self::PreemptsWithout(peer) => {
+                write!(f, "preempts {peer}, whose tables did not come in {TABLES_WAIT:?}")
+            }
             Self::Outranked(peer) => write!(f, "{peer} goes first"),
             Self::TakenOver(peer) => write!(f, "{peer} took over"),
             Self::Asked => f.write_str("asked for by command"),

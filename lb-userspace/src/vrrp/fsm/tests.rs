@@ -40,12 +40,14 @@ fn read_settings(text: &str) -> Settings {
         preempt_delay: Duration::ZERO,
         own: "10.0.0.1".parse().unwrap(),
         grouped: false,
+        lacks_tables: false,
     };
     for word in text.split_whitespace() {
         match word.split_once('=').unwrap_or((word, "")) {
             ("v2", _) => settings.version = Version::V2,
             ("v3", _) => settings.version = Version::V3,
             ("grouped", _) => settings.grouped = true,
+            ("lacking", _) => settings.lacks_tables = true,
             ("nopreempt", _) => settings.preempt = false,
             ("priority", value) => settings.priority = value.parse().expect(word),
             ("interval", value) => settings.interval = parse_duration(value).expect(word),
@@ -114,6 +116,8 @@ fn output(output: &Output) -> String {
         Output::Withdraw => "withdraw".to_owned(),
         Output::Changed { to, why, .. } => format!("{to}: {why}"),
         Output::Kept => "kept".to_owned(),
+        Output::Awaits(peer) => format!("await {peer}"),
+        Output::Announce => "announce".to_owned(),
     }
 }
 
@@ -160,4 +164,5 @@ scripts!(
     live_changes,
     hosts,
     stalls,
+    tables,
 );

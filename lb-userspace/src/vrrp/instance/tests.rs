@@ -137,7 +137,8 @@ fn penalties_lower_the_priority_and_faults_end_it() {
     let local = filter(Version::V3).own;
     let assess = |instance: &mut Instance, fault: Option<&str>, penalty: u8| {
         let penalties = BTreeMap::from([("it fails".to_owned(), penalty)]);
-        let assessment = Assessment { fault: fault.map(str::to_owned), penalties };
+        let fault = fault.map(str::to_owned);
+        let assessment = Assessment { fault, penalties, ..Assessment::default() };
         instance.assess(assessment, Some(local[0]), local.clone(), SECOND)
     };
     assess(&mut instance, None, 30);

@@ -1,0 +1,127 @@
+//! Two balancers with VRRP and `[sync]` together: who waits for whose tables, and what clients do.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+use std::time::Duration;
+
+use weir::{
+    core::{Event, EventKind},
+    sync::Key,
+    vrrp::fsm::State,
+};
+use weir_lab::{Lab, Weir, WeirPair, vrrp::Vrrp};
+
+const PORT: u16 = 80;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// So short that adverts alone would decide long before tables are here.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+fn lab() -> Lab {
+    weir_lab::require_root().unwrap();
+    Lab::builder().backends(3).balancers(2).unclaimed_vip().build().unwrap()
+}
+
+fn start(lab: &Lab) -> WeirPair {
+    let vrrp = Vrrp::new(INTERVAL);
+    let pair = WeirPair::start(lab, &vrrp, &[lab.service("web", PORT)]).unwrap();
+    pair.settle(PATIENCE).unwrap();
+    pair
+}
+
+/// The first event that is as wanted.
+fn find(weir: &Weir, wanted: impl Fn(&EventKind) -> bool) -> Option<Event> {
+    weir.events().unwrap().into_iter().find(|event| wanted(&event.kind))
+}
+
+fn became_master(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Vrrp { to: State::Master, .. })
+}
+
+#[test]
+fn a_preferred_master_that_returns_has_the_tables_before_the_addresses() {
+    let lab = lab();
+    let mut pair = start(&lab);
+    let traffic = lab.client().traffic(lab.vip(PORT), 2).unwrap();
+    pair.weir_mut(0).kill();
+    pair.wait_for_owners([true, true], PATIENCE).unwrap();
+    pair.weir(1).cli(&["backend", "drain", "web", "b2"]).unwrap();
+
+    pair.weir_mut(0).start().unwrap();
+    pair.settle(PATIENCE).unwrap();
+    let first = pair.weir(0);
+    let synced = |kind: &EventKind| matches!(kind, EventKind::Sync { what, .. } if what == "its tables are here as a whole");
+    let (synced, master) = (find(first, synced).unwrap(), find(first, became_master).unwrap());
+    assert!(synced.sequence < master.sequence, "{}", first.log());
+    assert_eq!(pair.vrrp(0).unwrap().reason, "preempts 10.77.0.3 (priority 100)");
+    assert_eq!(first.backend("web", "b2").unwrap().slots, 0, "the drain came with the tables");
+    traffic.wait_for_more(100, PATIENCE).unwrap();
+    let tally = traffic.stop().unwrap();
+    assert_eq!(tally.failed, 0, "{tally}");
+}
+
+#[test]
+fn tables_that_do_not_come_are_waited_for_ten_seconds_and_a_silent_peer_not_at_all() {
+    let lab = lab();
+    let mut pair = start(&lab);
+    pair.weir_mut(0).kill();
+    pair.wait_for_owners([true, true], PATIENCE).unwrap();
+    // With another key there are no tables to be had.
+    let file = lab.balancers()[0].namespace().directory().join("sync.key");
+    let kept = Key::load(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    Key::generate().store(&file).unwrap();
+    pair.weir_mut(0).start().unwrap();
+    pair.wait_for_owners([true, false], PATIENCE).unwrap();
+    let reason = pair.vrrp(0).unwrap().reason;
+    assert_eq!(reason, "preempts 10.77.0.3 (priority 100), whose tables did not come in 10s");
+    let first = pair.weir(0);
+    let note = |kind: &EventKind| {
+        matches!(kind, EventKind::VrrpNote { what, .. }
+            if what == "10.77.0.3 (priority 100) is let be until its tables are here")
+    };
+    let (began, ended) = (find(first, note).unwrap(), find(first, became_master).unwrap());
+    let waited = ended.time.duration_since(began.time).unwrap();
+    assert!(waited >= Duration::from_secs(10), "{waited:?}");
+
+    // Nobody else is there.
+    pair.weir_mut(0).kill();
+    pair.wait_for_owners([true, true], PATIENCE).unwrap();
+    pair.weir_mut(1).kill();
+    std::fs::remove_file(&file).unwrap();
+    kept.store(&file).unwrap();
+    pair.weir_mut(0).start().unwrap();
+    let is_master = || Ok(pair.vrrp(0)?.state == State::Master);
+    pair.wait_for(PATIENCE, "the first a master", is_master).unwrap();
+    let reason = pair.vrrp(0).unwrap().reason;
+    assert!(reason.starts_with("no advert of a master"), "{reason}");
+}
+
+#[test]
+fn a_split_that_heals_calls_clients_back_to_who_stays() {
+    let lab = lab();
+    let pair = start(&lab);
+    let vip = lab.vip(PORT).ip();
+    lab.client().believe_neighbours().unwrap();
+    let traffic = lab.client().traffic(lab.vip(PORT), 2).unwrap();
+    traffic.wait_for_more(50, PATIENCE).unwrap();
+    assert_eq!(lab.balancer_of_client(vip).unwrap(), Some(0));
+
+    lab.part_balancers().unwrap();
+    pair.wait_for_owners([true, true], PATIENCE).unwrap();
+    let called = |to: usize| {
+        pair.wait_for(PATIENCE, "the client's balancer", || {
+            Ok(lab.balancer_of_client(vip)? == Some(to))
+        })
+        .unwrap();
+    };
+    called(1);
+    lab.join_balancers().unwrap();
+    pair.settle(PATIENCE).unwrap();
+    called(0);
+    assert_eq!(pair.vrrp(0).unwrap().transitions, 2, "it stayed the master");
+    let split = |kind: &EventKind| matches!(kind, EventKind::Vrrp { reason, .. } if reason.contains("goes first"));
+    assert!(find(pair.weir(1), split).is_some(), "{}", pair.weir(1).log());
+    traffic.wait_for_more(50, PATIENCE).unwrap();
+    let tally = traffic.stop().unwrap();
+    assert_eq!(tally.failed, 0, "{tally}");
+}
