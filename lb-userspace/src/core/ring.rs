@@ -17,7 +17,7 @@ use lb_common::{
 };
 
 use super::{
-    SlotsStatus,
+    KernelFlow, SlotsStatus,
     recorded::{OnSlot, Recorded},
 };
 
@@ -251,6 +251,24 @@ impl Ring {
             }
         }
         changed
+    }
+
+    /// Has settled slots that would lead recorded flows elsewhere look at the records. Returns the
+    /// slots that changed, by index in the ring map.
+    pub fn remember(&mut self, flows: &[&KernelFlow], now: Duration) -> Vec<(u32, Slot)> {
+        if self.tracking != Tracking::Moves {
+            return Vec::new();
+        }
+        let base = self.span.base;
+        let forgets = |flow: &&KernelFlow| {
+            let position = flow.slot.checked_sub(base)?;
+            let slot = self.slots.get(position as usize)?;
+            let elsewhere = flow.number() != slot.owner();
+            (slot.is_settled() && elsewhere)
+                .then(|| (position, Slot::new(slot.owner(), Prior::Exceptions)))
+        };
+        let wanted: Vec<(u32, Slot)> = flows.iter().filter_map(forgets).collect();
+        self.install(&wanted, now)
     }
 
     /// What [`Ring::digest`] said, if no slot has changed since.

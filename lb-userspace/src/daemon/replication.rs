@@ -72,6 +72,8 @@ struct Link {
     dialled: bool,
     behind: bool,
     feed: Option<Feed>,
+    /// Once everything is said, everything is asked for.
+    asks: bool,
 }
 
 type Dump = (SessionId, io::Result<Vec<KernelFlow>>);
@@ -271,7 +273,8 @@ impl Daemon {
         match incoming {
             Incoming::Opened { session, remote, dialled, outbox } => {
                 if let Some(replication) = &mut self.replication {
-                    let link = Link { outbox, remote, dialled, behind: false, feed: None };
+                    let (behind, feed, asks) = (false, None, false);
+                    let link = Link { outbox, remote, dialled, behind, feed, asks };
                     replication.links.insert(session, link);
                 }
                 self.with_peers(|peers, _| peers.opened(session, dialled, now));
@@ -309,6 +312,10 @@ impl Daemon {
             Output::Send(id, message) => replication.say(id, &message),
             Output::Everything(id, names) => {
                 replication.begin(id, names, self.core.service_names());
+                self.feed(id);
+            }
+            Output::Exchange(id) => {
+                replication.exchange(id);
                 self.feed(id);
             }
             Output::Digests(id) => {
@@ -384,6 +391,7 @@ impl Daemon {
         if let Err(error) = self.tables.records.install(&understood) {
             error!("recording flows of a peer failed: {error}");
         }
+        self.core.remember_flows(&understood, self.clock.now());
         if let Some(replication) = &mut self.replication {
             replication.counts.flows_received += understood.len() as u64;
         }

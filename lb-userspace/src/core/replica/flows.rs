@@ -10,7 +10,7 @@ use lb_common::layout::{FlowKey, FlowRecord};
 use super::{Listed, addresses, number_of};
 use crate::{
     config::Name,
-    core::{Core, service::Service},
+    core::{Action, Core, Now, Write, service::Service},
     sync::packet::{FLOWS_MAX, Flow, FlowStage, Flows, Message},
 };
 
@@ -27,6 +27,14 @@ pub struct KernelFlow {
     pub slot: u32,
     /// What is known of it.
     pub stage: FlowStage,
+}
+
+impl KernelFlow {
+    /// The number of its backend.
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is the number")]
+    pub fn number(&self) -> u16 {
+        self.backend as u16
+    }
 }
 
 /// A service, as far as its flows need it.
@@ -101,6 +109,26 @@ impl Core {
         heard.list.iter().filter_map(understand).collect()
     }
 
+    /// Has settled slots remember flows that a peer has recorded for others than their owners:
+    /// both nodes decided for themselves for a while. A follower leaves that to its leader.
+    pub fn remember_flows(&mut self, flows: &[KernelFlow], now: Now) {
+        if self.is_following() {
+            return;
+        }
+        let mut by_service: HashMap<u32, Vec<&KernelFlow>> = HashMap::new();
+        for flow in flows.iter().filter(|flow| flow.stage != FlowStage::Forgotten) {
+            by_service.entry(flow.key.service()).or_default().push(flow);
+        }
+        for service in self.services.values_mut() {
+            let Some(flows) = by_service.get(&service.index) else { continue };
+            let remembered = service.ring.remember(flows, now.monotonic);
+            if !remembered.is_empty() {
+                service.count_slots();
+                self.actions.push(Action::Write(Write::Slots(remembered)));
+            }
+        }
+    }
+
     fn place(&self, index: u32) -> Option<Place<'_>> {
         let (name, service) = self.services.iter().find(|(_, s)| s.index == index)?;
         Some(Place { name, service, addresses: addresses(service) })
@@ -114,9 +142,7 @@ impl Place<'_> {
             // Nothing but its key is known; any backend will do.
             return Some((*self.addresses.values().next()?, 0));
         }
-        #[allow(clippy::cast_possible_truncation, reason = "the low half is the number")]
-        let number = flow.backend as u16;
-        let address = self.addresses.get(&number)?;
+        let address = self.addresses.get(&flow.number())?;
         let span = self.service.ring.span();
         let position = flow.slot.checked_sub(span.base).filter(|p| *p < span.length)?;
         Some((*address, position))

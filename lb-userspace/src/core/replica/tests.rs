@@ -7,7 +7,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use lb_common::layout::{FlowKey, FlowRecord};
+use lb_common::{
+    layout::{FlowKey, FlowRecord},
+    slot::{Prior, Slot},
+};
 use proptest::prelude::*;
 
 use super::KernelFlow;
@@ -403,6 +406,48 @@ fn flows_of_a_backend_that_died_here_are_left_out() {
     tell(&mut leader, &mut follower);
     let [Message::Flows(said)] = &said[..] else { panic!("{said:?}") };
     assert!(follower.core.understand_flows(said, 0).is_empty());
+}
+
+#[test]
+fn a_leader_remembers_flows_that_its_settled_slots_would_send_elsewhere() {
+    let (mut leader, mut follower) = pair();
+    let slots = || leader.core.services[&name("web")].ring.slots().to_vec();
+    let owner = |node: &Node, position: usize| {
+        let service = &node.core.services[&name("web")];
+        let slot = service.ring.slots()[position];
+        let mut all = service.backends.values();
+        all.find(|backend| backend.number == slot.owner()).unwrap().spec.name.clone()
+    };
+    let before = slots();
+    // For each backend a flow on a slot of another, and one on a slot of its own.
+    let of = |wanted: bool| (0..before.len()).find(|p| (owner(&leader, *p) == name("b")) == wanted);
+    let (own, foreign) = (of(true).unwrap(), of(false).unwrap());
+    let there = &follower.core.services[&name("web")];
+    let backend = &there.backends[&name("b")];
+    let flow = |position: usize, stage| KernelFlow {
+        key: FlowKey::from_parts([0x0A00_0001, 0], 0x5000_1234, there.index),
+        backend: FlowRecord::backend_word(backend.number, backend.life),
+        seen: 990,
+        slot: there.ring.span().base + u32::try_from(position).unwrap(),
+        stage,
+    };
+    let flows = [flow(own, FlowStage::Open), flow(foreign, FlowStage::Open)];
+    let said = follower.core.say_flows(&flows, 1000);
+    let [Message::Flows(said)] = &said[..] else { panic!("{said:?}") };
+    let heard = leader.core.understand_flows(said, 1000);
+    let now = leader.now();
+    leader.core.remember_flows(&heard, now);
+    leader.settle();
+    let after = leader.core.services[&name("web")].ring.slots().to_vec();
+    let differ: Vec<usize> = (0..after.len()).filter(|p| before[*p] != after[*p]).collect();
+    assert_eq!(differ, [foreign]);
+    assert_eq!(after[foreign], Slot::new(before[foreign].owner(), Prior::Exceptions));
+    tell(&mut leader, &mut follower);
+    assert_eq!(leader.digest(), follower.digest(), "the follower's slot remembers as well");
+    // It is the leader's to decide.
+    let heard = follower.core.understand_flows(said, 1000);
+    follower.core.remember_flows(&heard, now);
+    assert_eq!(leader.digest(), follower.digest());
 }
 
 proptest! {

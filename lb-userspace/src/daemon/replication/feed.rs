@@ -122,7 +122,11 @@ impl Daemon {
         match &mut feed.flows {
             FlowsFeed::None => {
                 link.feed = None;
+                let asks = std::mem::take(&mut link.asks);
                 replication.say(id, &Message::Done { leads });
+                if asks {
+                    replication.say(id, &Message::Wanted(Vec::new()));
+                }
                 false
             }
             FlowsFeed::Wanted => {
@@ -152,6 +156,13 @@ impl Daemon {
 }
 
 impl Replication {
+    /// Begins to say all flows, after which everything is asked for.
+    pub(super) fn exchange(&mut self, id: SessionId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.asks = true;
+        link.feed.get_or_insert_default().flows = FlowsFeed::Wanted;
+    }
+
     /// Begins to say these services, or everything there is.
     pub(super) fn begin(&mut self, id: SessionId, names: Vec<Name>, all: Vec<Name>) {
         let Some(link) = self.links.get_mut(&id) else { return };

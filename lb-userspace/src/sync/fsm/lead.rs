@@ -50,13 +50,13 @@ impl Peers {
             }
         }
         outputs.push(Output::Role(role));
-        // Behind the role, so that what comes is taken for what it is.
-        if let Some(leader) = self.leader_session() {
-            if let Some(session) = self.sessions.get_mut(&leader) {
-                // An answer that is on its way may be to what we asked before it led.
-                session.wanting = false;
-            }
-            self.want_everything(leader, outputs);
+        // Behind the role, so that what comes is taken for what it is. Whatever was asked for
+        // before, its answer may be on its way still.
+        if let Some(leader) = self.leader_session()
+            && let Some(session) = self.sessions.get_mut(&leader)
+        {
+            session.wanting = true;
+            outputs.push(Output::Exchange(leader));
         }
         // Told at once, with the next beat.
         self.last_beat = None;

@@ -42,6 +42,9 @@ pub enum Output {
     Send(SessionId, Message),
     /// Say these services' slots, or everything, and then that this is all.
     Everything(SessionId, Vec<Name>),
+    /// Say all recorded flows, and then ask for everything: so the leader's slots make room for our
+    /// flows before we install them.
+    Exchange(SessionId),
     /// Say the digest of every service.
     Digests(SessionId),
     /// Say what is configured.

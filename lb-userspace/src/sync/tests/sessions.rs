@@ -132,6 +132,7 @@ impl World {
                         self.say(node, id, Message::Done { leads });
                     }
                 }
+                Output::Exchange(id) => self.say(node, id, Message::Wanted(Vec::new())),
                 Output::Digests(id) => {
                     let list = vec![(name("web"), self.nodes[node].view.digest)];
                     self.say(node, id, Message::Digests { list, last: true });
