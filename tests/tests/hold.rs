@@ -1,10 +1,10 @@
-//! Long-lived connections through what happens to the daemon.
+//! Long-lived connections through what happens to the daemon, and to two of them.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
 use weir_lab::{
     Lab,
-    hold::{Event, Scenario, Setup},
+    hold::{Event, PairEvent, PairScenario, Scenario, Setup},
 };
 
 #[test]
@@ -31,4 +31,16 @@ fn connections_end_with_their_backend() {
     assert_eq!(outcome.ended_with_backend, of_b2, "{outcome}");
     assert!(outcome.longest_end_ms < 1000.0, "{outcome}");
     assert!(!scenario.held().by_backend().contains_key("b2"), "{outcome}");
+}
+
+#[test]
+fn connections_outlive_the_balancer() {
+    weir_lab::require_root().unwrap();
+    let lab = Lab::builder().backends(4).balancers(2).unclaimed_vip().build().unwrap();
+    let mut scenario = PairScenario::start(&lab, Setup::default()).unwrap();
+    for event in [PairEvent::PowerOff, PairEvent::Drain, PairEvent::Split] {
+        let outcome = scenario.run(event).unwrap();
+        assert!(outcome.is_flawless(), "{outcome}");
+        assert_eq!(outcome.connections, 300, "{outcome}");
+    }
 }

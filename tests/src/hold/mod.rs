@@ -6,12 +6,13 @@
 //! five seconds ([`End`]). Another takes its place then, so their number stays.
 //!
 //! [`Held`] holds them, [`Account`] says what became of them; [`Scenario`] lets each [`Event`]
-//! happen and judges it.
+//! happen to one balancer, [`PairScenario`] each [`PairEvent`] to two, and judges it.
 
 mod account;
 mod event;
 mod line;
 mod outcome;
+mod pair;
 mod scenario;
 
 use std::{
@@ -30,6 +31,7 @@ pub use self::{
     account::{Account, End, Ended},
     event::Event,
     outcome::Outcome,
+    pair::{PairEvent, PairScenario},
     scenario::{Scenario, Setup},
 };
 use crate::{Client, requirements};

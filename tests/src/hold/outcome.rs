@@ -32,14 +32,14 @@ pub struct Outcome {
 impl Outcome {
     /// Judges an account; connections of the backend that `leaves` may have broken.
     pub(super) fn new(
-        event: Event,
+        event: &'static str,
         connections: usize,
         account: &Account,
         leaves: Option<&str>,
     ) -> Self {
         let with_it = account.broken(|backend| leaves == Some(backend));
         Self {
-            event: event.name(),
+            event,
             connections,
             broken: account.broken(|backend| leaves != Some(backend)).number,
             longest_stall_ms: milliseconds(account.longest_stall),
@@ -49,6 +49,12 @@ impl Outcome {
             failed_to_open: account.failed_to_open.values().sum(),
             note: note(account, leaves),
         }
+    }
+
+    /// Says something more of it.
+    pub(super) fn add(&mut self, what: &str) {
+        let separator = if self.note.is_empty() { "" } else { "; " };
+        self.note += &format!("{separator}{what}");
     }
 
     /// Whether nothing broke that should not, and nobody was turned away but by a backend that

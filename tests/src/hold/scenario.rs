@@ -48,6 +48,8 @@ pub struct Setup {
     pub period: Duration,
     /// The service's `idle_timeout`: how long moves last. At most a minute of it is waited for.
     pub idle: Duration,
+    /// How long two balancers are cut off from each other at least.
+    pub split: Duration,
 }
 
 /// A daemon on the first balancer of a lab of at least three backends, and connections through it.
@@ -70,7 +72,12 @@ pub struct Scenario<'a> {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { connections: 300, period: Duration::from_millis(300), idle: Duration::from_secs(5) }
+        Self {
+            connections: 300,
+            period: Duration::from_millis(300),
+            idle: Duration::from_secs(5),
+            split: Duration::from_secs(15),
+        }
     }
 }
 
@@ -113,9 +120,9 @@ impl<'a> Scenario<'a> {
             return Ok(Err(refusal));
         }
         let mut outcome =
-            Outcome::new(event, connections, &self.held.account(), event.leaves(self));
+            Outcome::new(event.name(), connections, &self.held.account(), event.leaves(self));
         if before > 0 {
-            outcome.note += &format!("; {before} broke before, in the preparation");
+            outcome.add(&format!("{before} broke before, in the preparation"));
         }
         Ok(Ok(outcome))
     }
