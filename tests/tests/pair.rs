@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use weir::{
-    core::{Event, EventKind},
+    core::{Event, EventKind, SyncRole},
     sync::Key,
     vrrp::fsm::State,
 };
@@ -124,4 +124,38 @@ fn a_split_that_heals_calls_clients_back_to_who_stays() {
     traffic.wait_for_more(50, PATIENCE).unwrap();
     let tally = traffic.stop().unwrap();
     assert_eq!(tally.failed, 0, "{tally}");
+}
+
+#[test]
+fn instances_may_be_masters_on_different_balancers() {
+    let lab = lab();
+    let pair = start(&lab);
+    for (index, priority) in [(0, 100), (1, 150)] {
+        let config = format!(
+            "{}[[vrrp]]\nname = \"rear\"\ninterface = \"eth0\"\nrouter_id = 52\npriority = {priority}\n\
+             interval = \"20ms\"\naddresses = [\"10.77.0.101/24\"]\n",
+            pair.config(index, &[lab.service("web", PORT)])
+        );
+        pair.weir(index).reload(&config).unwrap();
+    }
+    let states = |index: usize| -> Vec<State> {
+        pair.weir(index).status().unwrap().vrrp.iter().map(|instance| instance.state).collect()
+    };
+    let shared = || {
+        Ok(states(0) == [State::Master, State::Backup]
+            && states(1) == [State::Backup, State::Master])
+    };
+    pair.wait_for(PATIENCE, "a master on each", shared).unwrap();
+    pair.wait_until_same(PATIENCE).unwrap();
+    let [first, second] = [0, 1].map(|index| pair.sync(index).unwrap());
+    assert_eq!((first.role, second.role), (SyncRole::Leader, SyncRole::Follower));
+    assert!(first.split.is_empty() && second.split.is_empty(), "nobody has the other's addresses");
+    pair.weir(1).cli(&["backend", "drain", "web", "b2"]).unwrap();
+    for index in [0, 1] {
+        let drained = |status: &weir::core::Status| {
+            status.services[0].backends.iter().any(|b| b.name.as_str() == "b2" && b.slots == 0)
+        };
+        pair.weir(index).wait_until(PATIENCE, "the drain", drained).unwrap();
+    }
+    pair.wait_until_same(PATIENCE).unwrap();
 }

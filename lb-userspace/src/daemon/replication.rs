@@ -249,14 +249,18 @@ impl Daemon {
     }
 
     /// Tells the sessions' state machine whether this node has the addresses, where VRRP decides
-    /// that: whoever has them leads.
+    /// that: whoever has them leads. Of several instances, which may be masters on different nodes,
+    /// the one whose name comes first decides.
     pub(super) fn tell_who_has_the_addresses(&mut self) {
         if self.replication.is_none() {
             return;
         }
         let decided = !self.config.vrrp.is_empty();
-        let instances = || self.edges.vrrp.status();
-        let leads = decided.then(|| instances().iter().any(|i| i.state == State::Master));
+        let leads = decided.then(|| {
+            let instances = self.edges.vrrp.status();
+            let first = instances.iter().min_by(|a, b| a.name.cmp(&b.name));
+            first.is_some_and(|instance| instance.state == State::Master)
+        });
         let now = self.clock.now().monotonic;
         self.with_peers(|peers, view| peers.leads(leads, view, now));
     }

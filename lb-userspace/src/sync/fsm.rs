@@ -56,6 +56,8 @@ pub struct Peers {
     /// The two digests that repair was last tried for: it is not tried twice for the same.
     repaired: Option<(u64, u64)>,
     split: BTreeSet<Name>,
+    /// The nodes that have the addresses while we have them, and since when.
+    both_lead: BTreeMap<Name, Duration>,
 }
 
 #[derive(Debug)]
@@ -101,6 +103,7 @@ impl Peers {
             differing: Vec::new(),
             repaired: None,
             split: BTreeSet::new(),
+            both_lead: BTreeMap::new(),
         }
     }
 

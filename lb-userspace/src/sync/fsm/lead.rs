@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::super::packet::Standing;
 use super::{BEAT, JOIN_WAIT, Output, Peers, Report, Role, Session};
+use crate::config::Name;
 
+/// Both nodes have the addresses for a moment whenever they are handed over in order.
+const HAND_OVER: Duration = BEAT.saturating_mul(3);
 /// A peer that says nothing for this long may have said something that is on its way still.
 const FRESH: Duration = BEAT.saturating_mul(3);
 
@@ -30,7 +33,7 @@ impl Peers {
     }
 
     pub(super) fn decide(&mut self, now: Duration, outputs: &mut Vec<Output>) {
-        self.find_split(outputs);
+        self.find_split(now, outputs);
         let role = self.choose(now);
         if role == self.role {
             return;
@@ -91,14 +94,17 @@ impl Peers {
         }
     }
 
-    pub(super) fn find_split(&mut self, outputs: &mut Vec<Output>) {
+    /// Who has the addresses while we have them, for longer than it takes to hand them over.
+    fn find_split(&mut self, now: Duration, outputs: &mut Vec<Output>) {
         let leads = |standing: &Standing| standing.leads == Some(true);
-        let mut split = BTreeSet::new();
-        if leads(&self.hello.standing) {
-            let peers = self.sessions.values().filter_map(|session| session.peer.as_ref());
-            let too = peers.filter(|peer| leads(&peer.hello.standing));
-            split.extend(too.map(|peer| peer.hello.node.clone()));
-        }
+        let peers = self.sessions.values().filter_map(|session| session.peer.as_ref());
+        let peers = peers.filter(|_| leads(&self.hello.standing));
+        let too = peers.filter(|peer| leads(&peer.hello.standing));
+        let since = |node: &Name| self.both_lead.get(node).copied().unwrap_or(now);
+        let both = too.map(|peer| (peer.hello.node.clone(), since(&peer.hello.node)));
+        self.both_lead = both.collect();
+        let lasts = self.both_lead.iter().filter(|(_, since)| now >= **since + HAND_OVER);
+        let split: BTreeSet<Name> = lasts.map(|(node, _)| node.clone()).collect();
         for node in split.difference(&self.split) {
             outputs.push(Output::Report(Some(node.clone()), Report::Split));
         }
