@@ -8,7 +8,7 @@ use weir::sync::Key;
 use crate::Balancer;
 
 /// Where daemons listen for each other.
-const SYNC_PORT: u16 = 9751;
+pub(crate) const SYNC_PORT: u16 = 9751;
 
 impl Balancer {
     /// The `[sync]` of a configuration with other balancers as peers; this one may be among them.

@@ -78,6 +78,11 @@ impl Balancer {
         self.addresses.0
     }
 
+    /// Where its program and tables are pinned.
+    pub(crate) fn pins(&self) -> &Path {
+        &self.pins
+    }
+
     /// Its own IPv6 address there.
     pub fn address6(&self) -> Ipv6Addr {
         self.addresses.1

@@ -135,8 +135,8 @@ fn flood(program: &Program) {
     let instance = program.instance(&object().unwrap()).unwrap();
     let [empty, weir] = ["empty_tx", "weir"].map(|name| instance.program(name).unwrap());
     let generator = Generator::new(empty, weir).unwrap();
-    let traffic =
-        Traffic { flows: 1 << 31, services: 2, port: PORT, order: generator::Order::Random };
+    let order = generator::Order::Random;
+    let traffic = Traffic { flows: 1 << 31, services: 2, port: PORT, order, mac: OWN_MAC };
     let mut syn = Vec::new();
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN_MAC)
         .ipv4([0; 4], [0; 4], 64)

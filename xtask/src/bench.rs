@@ -9,12 +9,14 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use weir::config::parse_duration;
 use weir_lab::{
-    bench::{self, Effort, control, daemon},
+    bench::{self, Effort, control, daemon, sync},
     program::object,
 };
 
@@ -46,6 +48,16 @@ enum Bench {
         /// Write the figures to this file as well
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// How far a follower is behind while 50 000 flows a second are recorded, also beside strangers,
+    /// and how soon one that was away is back; with a release build
+    Sync {
+        /// Write the figures to this file as well
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How long flows are recorded
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+        time: Duration,
     },
     /// Packets a second of one processor between two namespaces, beside an empty XDP program and
     /// the kernel's forwarding; needs no kernel module
@@ -97,6 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             write_json(json.as_deref(), &report)
         }
         Bench::Daemon { json } => large_configuration(json.as_deref()),
+        Bench::Sync { json, time } => flows_told(json.as_deref(), *time),
         Bench::Live(arguments) => live::run(arguments),
         Bench::Pktgen(arguments) => pktgen::run(arguments),
     }
@@ -129,17 +142,27 @@ fn program(arguments: &Program) -> Result<()> {
 
 /// What a large configuration costs the daemon.
 fn large_configuration(json: Option<&Path>) -> Result<()> {
+    let Some(weir) = release_build()? else { return Ok(()) };
+    let report = daemon::measure(&weir, |line| println!("{line}"))?;
+    println!("\n{}", report.table());
+    write_json(json, &report)
+}
+
+/// How far a follower is behind.
+fn flows_told(json: Option<&Path>, time: Duration) -> Result<()> {
+    let Some(weir) = release_build()? else { return Ok(()) };
+    let report = sync::measure(&weir, time, |line| println!("{line}"))?;
+    println!("\n{}", report.table());
+    write_json(json, &report)
+}
+
+/// The daemon as people run it; nothing if this went on as root, in another process.
+fn release_build() -> Result<Option<PathBuf>> {
     packages::ensure_programs(&packages::LAB_PROGRAMS, "the lab")?;
     let mut build = process::cargo();
     build.args(["build", "--quiet", "--release", "--locked", "--bin", "weir"]);
     process::run(&mut build)?;
-    if process::again_as_root()? {
-        return Ok(());
-    }
-    let weir = workspace().join("target/release/weir");
-    let report = daemon::measure(&weir, |line| println!("{line}"))?;
-    println!("\n{}", report.table());
-    write_json(json, &report)
+    Ok(if process::again_as_root()? { None } else { Some(workspace().join("target/release/weir")) })
 }
 
 fn write_json(path: Option<&Path>, report: &impl Serialize) -> Result<()> {

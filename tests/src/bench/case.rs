@@ -55,6 +55,7 @@ pub(super) struct Case {
 const FLOWS: [u32; 4] = [1, 1_000, 100_000, 524_288];
 /// A port that no service has.
 const NO_SERVICE: u16 = 81;
+const ONE_BY_ONE: Order = Order::Sequence { after: 0 };
 const SERVICE: u16 = 80;
 /// Among these many flows, none comes twice.
 const ALWAYS_NEW: u32 = 1 << 31;
@@ -135,7 +136,8 @@ impl Case {
             flows: self.flows,
             services: self.services,
             port: if self.state == State::Miss { NO_SERVICE } else { SERVICE },
-            order: if self.is_always_new() { Order::Sequence } else { Order::Random },
+            order: if self.is_always_new() { ONE_BY_ONE } else { Order::Random },
+            mac: OWN_MAC,
         }
     }
 
@@ -146,7 +148,7 @@ impl Case {
 
     /// The traffic that has every flow recorded, where slots are moving.
     pub(super) fn rehearsal(&self) -> Traffic {
-        Traffic { order: Order::Sequence, ..self.traffic() }
+        Traffic { order: ONE_BY_ONE, ..self.traffic() }
     }
 
     /// A smallest packet of the case's kind. The generator completes its addresses.
@@ -160,7 +162,8 @@ impl Case {
     }
 }
 
-fn frame(packet: Packet) -> Vec<u8> {
+/// A smallest packet of a kind, whose addresses the generator completes.
+pub(super) fn frame(packet: Packet) -> Vec<u8> {
     let (protocol, transport) = match packet {
         Packet::Udp => (17, vec![0, 0, 0, 0, 0, 8, 0, 0]),
         Packet::Syn | Packet::Ack => {

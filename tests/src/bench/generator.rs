@@ -7,13 +7,15 @@
 //! load that spans two fresh stores waits for both), and draws the next flow after them, so that
 //! the stores are done when they are read.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
 
 use anyhow::{Context, Result, ensure};
 
 use super::cpu_time;
 use crate::{
-    program::OWN_MAC,
     sys,
     xdp::{Instruction, Program},
 };
@@ -29,6 +31,8 @@ pub struct Traffic {
     pub port: u16,
     /// Which flow comes next.
     pub order: Order,
+    /// The MAC address that frames go to.
+    pub mac: [u8; 6],
 }
 
 /// Which flow comes next.
@@ -37,7 +41,10 @@ pub enum Order {
     /// Any.
     Random,
     /// One after the other, each once before any comes again.
-    Sequence,
+    Sequence {
+        /// The number of the one before the first.
+        after: u32,
+    },
 }
 
 /// What the generator calls.
@@ -56,8 +63,14 @@ const FIRST_CLIENT: u32 = 0x0A40_0000;
 const FIRST_PORT: i32 = 1024;
 const PORT_BITS: i32 = 14;
 /// What each client opens flows from.
-#[cfg(test)]
 const PORTS: u32 = 1 << PORT_BITS;
+
+/// A flow's address and port, of services that are no more than one.
+pub(super) fn client_of(flow: u32) -> (Ipv4Addr, u16) {
+    let port = FIRST_PORT.cast_unsigned() + flow % PORTS;
+    let port = u16::try_from(port).expect("the last port is 1024 + 16383");
+    (Ipv4Addr::from_bits(FIRST_CLIENT + flow / PORTS), port)
+}
 
 /// The generator in the kernel, in front of a program.
 #[derive(Debug)]
@@ -155,7 +168,7 @@ fn set_target(targets: BorrowedFd<'_>, target: Target, program: BorrowedFd<'_>) 
 
 impl State {
     fn new(target: Target, traffic: Traffic) -> Self {
-        let Traffic { flows, services, port, order } = traffic;
+        let Traffic { flows, services, port, order, mac } = traffic;
         // Of one flow, 2^64, which is none: its number is 0 whatever is drawn.
         let each = (u64::MAX / u64::from(flows)).wrapping_add(1);
         let (drawn, multiplier, step) = match order {
@@ -164,9 +177,11 @@ impl State {
                 (0x9E37_79B9_7F4A_7C15, 6_364_136_223_846_793_005, 1_442_695_040_888_963_407)
             }
             // Half a step off, so that rounding leads to no neighbour.
-            Order::Sequence => (each / 2, 1, each),
+            Order::Sequence { after } => {
+                ((each / 2).wrapping_add(each.wrapping_mul(after.into())), 1, each)
+            }
         };
-        let [a, b, c, d, e, f] = OWN_MAC;
+        let [a, b, c, d, e, f] = mac;
         Self {
             drawn,
             multiplier,
@@ -300,7 +315,13 @@ mod tests {
     #[test]
     fn a_sequence_meets_every_flow_once_a_round() {
         for flows in [1, 2, 1_000, 100_000, 524_288] {
-            let traffic = Traffic { flows, services: 1, port: 80, order: Order::Sequence };
+            let traffic = Traffic {
+                flows,
+                services: 1,
+                port: 80,
+                order: Order::Sequence { after: 0 },
+                mac: [2; 6],
+            };
             let mut state = State::new(Target::Empty, traffic);
             for round in 0..2 {
                 let mut met = vec![false; flows as usize];
@@ -312,7 +333,8 @@ mod tests {
 
     #[test]
     fn random_flows_are_spread_over_all() {
-        let traffic = Traffic { flows: PORTS, services: 1, port: 80, order: Order::Random };
+        let traffic =
+            Traffic { flows: PORTS, services: 1, port: 80, order: Order::Random, mac: [2; 6] };
         let mut state = State::new(Target::Empty, traffic);
         let mut met = vec![0_u32; PORTS as usize];
         (0..20 * PORTS).for_each(|_| met[number(&mut state)] += 1);

@@ -1,5 +1,5 @@
 //! What Weir costs: a packet in the program (`program`), a change in the controller ([`control`]),
-//! a large configuration in the daemon ([`daemon`]).
+//! a large configuration in the daemon ([`daemon`]), flows that are told to a peer ([`sync`]).
 
 mod case;
 pub mod control;
@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod generator;
 mod program;
 mod report;
+pub mod sync;
 
 use std::time::Duration;
 
