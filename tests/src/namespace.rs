@@ -154,7 +154,11 @@ impl Namespace {
     }
 
     /// Writes kernel parameters below `/proc/sys/net`.
-    pub(crate) fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no such parameter, or refuses the value.
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.enter(|| {
             for (key, value) in settings {
                 let path = Path::new("/proc/sys/net").join(key);

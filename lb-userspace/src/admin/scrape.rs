@@ -171,6 +171,14 @@ impl Snapshot {
         });
         let help = "Received packets that were no valid adverts";
         counter(encoder, "vrrp_discarded", help, samples)?;
+        let samples = each().flat_map(|(name, instance)| {
+            ["adverts", "packets"].map(|sign| {
+                let seen = instance.split.iter().any(|split| split.sign == sign);
+                ([name, ("sign", sign)], u32::from(seen))
+            })
+        });
+        let help = "Whether this sign shows that two routers have the addresses";
+        gauge(encoder, "vrrp_split", help, samples)?;
         self.hosts(encoder)
     }
 

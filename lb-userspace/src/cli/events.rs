@@ -76,6 +76,12 @@ fn what(kind: &EventKind, style: Style) -> String {
             format!("vrrp {instance} {from} → {to}: {reason}")
         }
         EventKind::VrrpNote { instance, what } => format!("vrrp {instance}: {what}"),
+        EventKind::VrrpSplit { instance, over: false, what, .. } => {
+            format!("vrrp {instance} split brain: {what}")
+        }
+        EventKind::VrrpSplit { instance, over: true, what, .. } => {
+            format!("vrrp {instance} split brain is over; it was: {what}")
+        }
         EventKind::Flows { fullness, recorded, limit, lost } => {
             let in_use = format!("{recorded} of {limit} flows recorded");
             match fullness {

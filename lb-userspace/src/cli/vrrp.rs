@@ -3,7 +3,11 @@
 use std::{fmt::Write as _, time::SystemTime};
 
 use super::{style::Style, time::age};
-use crate::vrrp::{VrrpStatus, fsm::State, status::HostStatus};
+use crate::vrrp::{
+    VrrpStatus,
+    fsm::State,
+    status::{HostStatus, SplitStatus},
+};
 
 /// One line for each instance, and one for what lowers its priority; nothing without instances.
 pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> String {
@@ -24,6 +28,9 @@ pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> S
              {priority}  {}{master}  ({reason})",
             addresses.join(" "),
         );
+        for SplitStatus { what, .. } in &instance.split {
+            let _ = writeln!(out, "  split brain: {what}");
+        }
         for (condition, penalty) in &instance.penalties {
             let _ = writeln!(out, "  -{penalty}: {condition}");
         }
@@ -39,7 +46,10 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::{config::Name, vrrp::echo::Liveness};
+    use crate::{
+        config::Name,
+        vrrp::{echo::Liveness, fsm::Split},
+    };
 
     #[test]
     fn an_instance_is_a_line() {
@@ -64,13 +74,15 @@ mod tests {
                 address: [10, 0, 0, 2].into(),
                 liveness: Liveness::DaemonGone,
             }],
+            split: vec![Split::Packets(Some([10, 0, 0, 2].into())).into()],
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(3_725);
         assert_eq!(text(&[], now, Style::Plain), "");
         assert_eq!(
             text(&[instance], now, Style::Plain),
             "vrrp front  backup for 1h 2m  eth0 id 51  priority 50  192.0.2.10/24 192.0.2.11/24  \
-             master 10.0.0.2  (ready)\n  -50: service web has no backend that is up\n  host \
+             master 10.0.0.2  (ready)\n  split brain: packets for the addresses arrive here, though \
+             10.0.0.2 is the master\n  -50: service web has no backend that is up\n  host \
              10.0.0.2 answers, but its daemon gives no sign of life: the host forwards on\n"
         );
     }

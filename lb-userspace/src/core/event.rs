@@ -1,6 +1,6 @@
 //! What happened, when: detected, decided, applied.
 
-use std::time::SystemTime;
+use std::{net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +146,19 @@ pub enum EventKind {
         /// Its name.
         instance: Name,
         /// What, for people.
+        what: String,
+    },
+    /// Two routers have the addresses of a VRRP instance (split brain), or no longer do so.
+    VrrpSplit {
+        /// Its name.
+        instance: Name,
+        /// What shows it: `adverts` of a second master, or `packets` at a backup.
+        sign: String,
+        /// The other router that has the addresses, if it is known.
+        other: Option<IpAddr>,
+        /// Whether it is over.
+        over: bool,
+        /// What shows it, for people.
         what: String,
     },
     /// The table of recorded flows fills, loses records, or has room again.

@@ -98,6 +98,13 @@ impl Core {
         self.services.values().flat_map(|s| s.backends.values().map(|b| b.number)).collect()
     }
 
+    /// The numbers of all backends, each with the address of its service.
+    pub fn numbers_by_address(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.services.values().flat_map(|service| {
+            service.backends.values().map(|backend| (service.spec.address, backend.number))
+        })
+    }
+
     /// The name of a backend, by its number in the tables.
     pub fn backend_named(&self, number: u16) -> Option<BackendId> {
         self.backend_numbers().find(|(_, n)| *n == number).map(|(id, _)| id)

@@ -74,6 +74,8 @@ pub(super) struct Daemon {
     /// Those of them that are without the program at the moment.
     pub(super) unattached: BTreeSet<String>,
     pub(super) past: Past,
+    /// The count of packets that arrive at backups of VRRP, if one is under way.
+    pub(super) arrivals: Option<JoinHandle<()>>,
     /// Why the state is not kept at the moment, if so.
     pub(super) unsaved: Option<String>,
     /// The peers, if there are any.
@@ -177,6 +179,7 @@ impl Daemon {
         self.core.tick(self.clock.now());
         self.carry_out();
         self.watch_saver();
+        self.count_arrivals();
         let now = self.clock.now();
         if self.sweeps.running.is_some() || now.monotonic < self.sweeps.after {
             return;

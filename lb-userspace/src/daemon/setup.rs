@@ -110,6 +110,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         packet_logs: Vec::new(),
         unattached: BTreeSet::new(),
         past: Past::default(),
+        arrivals: None,
         unsaved: None,
         replication,
         sequence: 0,

@@ -1,13 +1,13 @@
 //! The daemon and its VRRP: what it tells, and what it is told.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tracing::warn;
 
 use super::driver::Daemon;
 use crate::{
     core::EventKind,
-    vrrp::{DaemonFacts, HeldAddress, Report, Told},
+    vrrp::{DaemonFacts, HeldAddress, Report, Told, fsm::State},
 };
 
 /// How long leaving in order may take: VRRP's own three seconds and the kernel's time.
@@ -26,6 +26,13 @@ impl Daemon {
         let kind = match told {
             Told::Changed { from, to, reason } => EventKind::Vrrp { instance, from, to, reason },
             Told::Note(what) => EventKind::VrrpNote { instance, what },
+            Told::Split { split, over } => EventKind::VrrpSplit {
+                instance,
+                sign: split.sign().to_owned(),
+                other: split.other(),
+                over,
+                what: split.to_string(),
+            },
         };
         self.publish(kind, None);
         self.tell_who_has_the_addresses();
@@ -45,6 +52,29 @@ impl Daemon {
             lacks_tables: self.replication.as_ref().is_some_and(|peers| peers.lacks_tables(now)),
             attached: names.map(|name| (name.clone(), attached(name))).collect(),
         });
+    }
+
+    /// Has the packets counted that arrive for the addresses of backups, by a thread that may wait
+    /// for the kernel.
+    pub(super) fn count_arrivals(&mut self) {
+        let backups = self.edges.vrrp.status().into_iter();
+        let mut backups = backups.filter(|instance| instance.state == State::Backup);
+        let counting = self.arrivals.as_ref().is_some_and(|count| !count.is_finished());
+        if counting || backups.next().is_none() {
+            return;
+        }
+        let numbers: Vec<_> = self.core.numbers_by_address().collect();
+        let (counters, arrived) = (Arc::clone(&self.tables.counters), self.edges.vrrp.arrived());
+        self.arrivals = Some(tokio::task::spawn_blocking(move || {
+            let end = numbers.iter().map(|(_, number)| usize::from(*number) + 1).max();
+            let traffic = counters.backends(end.unwrap_or(0));
+            let mut sums = BTreeMap::new();
+            for (address, number) in numbers {
+                let forwarded = traffic.get(usize::from(number)).copied().unwrap_or_default();
+                *sums.entry(address).or_insert(0) += forwarded.sent + forwarded.redirected;
+            }
+            arrived.send_replace(sums);
+        }));
     }
 
     /// Gives the addresses to others, if there are any who want them.

@@ -12,7 +12,7 @@ mod orders;
 mod wishes;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::poll_fn,
     net::IpAddr,
     task::Poll,
@@ -52,6 +52,7 @@ const BEAT: Duration = Duration::from_millis(100);
 pub(super) struct Edges {
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) facts: watch::Receiver<DaemonFacts>,
+    pub(super) arrived: watch::Receiver<BTreeMap<IpAddr, u64>>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) status: watch::Sender<Vec<VrrpStatus>>,
     pub(super) reports: mpsc::Sender<Report>,
@@ -92,7 +93,8 @@ struct Driver {
 
 /// Works until the handle is dropped.
 pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
-    let Edges { mut wanted, facts: mut daemon_facts, mut requests, status, reports } = edges;
+    let Edges { mut wanted, facts: mut daemon_facts, mut arrived, mut requests, status, reports } =
+        edges;
     let (orders, orders_there) = watch::channel(Orders::default());
     let (facts_there, mut link_facts) = watch::channel(None);
     let (mended_there, mut mended) = mpsc::channel(64);
@@ -137,6 +139,10 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
             Ok(()) = daemon_facts.changed() => {
                 driver.facts.daemon = daemon_facts.borrow_and_update().clone();
                 driver.assess();
+            }
+            Ok(()) = arrived.changed() => {
+                let arrived = arrived.borrow_and_update().clone();
+                driver.count_packets(&arrived);
             }
             Some((script, passes)) = outcomes.recv() => {
                 driver.facts.scripts.insert(script, passes);
@@ -274,6 +280,8 @@ impl Driver {
                     instance.announcements.again(instance.spec.garp, now);
                     self.announce();
                 }
+                Output::Split(split) => self.tell(position, Told::Split { split, over: false }),
+                Output::SplitOver(split) => self.tell(position, Told::Split { split, over: true }),
             }
         }
     }

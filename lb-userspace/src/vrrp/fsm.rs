@@ -20,6 +20,7 @@
 mod leaving;
 mod liveness;
 mod model;
+mod split;
 mod tables;
 
 use std::{net::IpAddr, time::Duration};
@@ -27,6 +28,7 @@ use std::{net::IpAddr, time::Duration};
 pub use self::model::*;
 use self::{
     leaving::{Leaving, Then},
+    split::Watch,
     tables::Lower,
 };
 use super::packet::{Advert, PRIORITY_LEAVING, Version};
@@ -45,6 +47,8 @@ pub struct Fsm {
     master_interval: Duration,
     /// Whether the addresses were released by command: no master is preempted then.
     released: bool,
+    /// What shows that two routers have the addresses.
+    watch: Watch,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +60,8 @@ enum Role {
 
 #[derive(Debug, Clone)]
 struct Backup {
+    /// When it became a backup.
+    since: Duration,
     /// When the master was last heard.
     heard: Duration,
     /// When it counts as gone (`Active_Down_Timer`).
@@ -78,6 +84,8 @@ struct Backup {
 
 #[derive(Debug, Clone)]
 struct Master {
+    /// When it became the master.
+    since: Duration,
     /// The next advert (`Adver_Timer`).
     advert: Duration,
     /// No answer before.
@@ -91,7 +99,8 @@ impl Fsm {
     /// A virtual router that takes no part yet.
     pub fn new(settings: Settings) -> Self {
         let role = Role::Fault("starting".to_owned());
-        Self { master_interval: settings.interval, settings, role, released: false }
+        let watch = Watch::default();
+        Self { master_interval: settings.interval, settings, role, released: false, watch }
     }
 
     /// Takes in what happened at `now` and returns what is to be done.
@@ -101,15 +110,22 @@ impl Fsm {
             Input::Start => self.start(now, &mut out),
             Input::Stop(reason) => self.stop(Why::Missing(reason), &mut out),
             Input::Leave => self.leave(now, &mut out),
-            Input::Timer => self.timer(now, &mut out),
+            Input::Timer => {
+                self.timer(now, &mut out);
+                self.end_old_splits(now, &mut out);
+            }
+            Input::Arrived(packets) => self.packets_arrive(packets, now, &mut out),
             Input::Silent(silence) => self.host_falls_silent(silence),
             Input::Answers => self.host_answers(),
             Input::Stalled(late) => self.stalled(late, now),
-            Input::Advert(from, advert) => match &self.role {
-                Role::Fault(_) => {}
-                Role::Backup(_) => self.backup_hears(from, advert, now, &mut out),
-                Role::Master(_) => self.master_hears(from, advert, now, &mut out),
-            },
+            Input::Advert(from, advert) => {
+                self.compare_masters(from, advert, now, &mut out);
+                match &self.role {
+                    Role::Fault(_) => {}
+                    Role::Backup(_) => self.backup_hears(from, advert, now, &mut out),
+                    Role::Master(_) => self.master_hears(from, advert, now, &mut out),
+                }
+            }
         }
         out
     }
@@ -133,6 +149,10 @@ impl Fsm {
 
     /// When [`Input::Timer`] is due.
     pub fn deadline(&self) -> Option<Duration> {
+        self.role_deadline().into_iter().chain(self.watch.deadline()).min()
+    }
+
+    fn role_deadline(&self) -> Option<Duration> {
         match &self.role {
             Role::Fault(_) => None,
             Role::Backup(backup) => (!backup.waiting).then_some(backup.down),
@@ -304,6 +324,7 @@ impl Fsm {
         if from != State::Fault {
             out.push(Output::Changed { from, to: State::Fault, why });
         }
+        self.end_splits(out);
     }
 
     fn leave(&mut self, now: Duration, out: &mut Vec<Output>) {
@@ -315,7 +336,7 @@ impl Fsm {
     }
 
     fn timer(&mut self, now: Duration, out: &mut Vec<Output>) {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        if self.role_deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
         match &mut self.role {
@@ -421,12 +442,14 @@ impl Fsm {
     fn become_master(&mut self, why: Why, now: Duration, out: &mut Vec<Output>) {
         let from = self.state();
         let advert = now + self.settings.interval;
+        let (since, quiet_until) = (now, now);
         self.role =
-            Role::Master(Master { advert, quiet_until: now, leaving: None, announce: None });
+            Role::Master(Master { since, advert, quiet_until, leaving: None, announce: None });
         self.released = false;
         out.push(Output::Send(self.settings.priority));
         out.push(Output::Take);
         out.push(Output::Changed { from, to: State::Master, why });
+        self.end_splits(out);
     }
 
     fn become_backup(
@@ -441,6 +464,7 @@ impl Fsm {
             out.push(Output::Withdraw);
         }
         self.role = Role::Backup(Backup {
+            since: now,
             heard: now,
             down: now + self.master_down_interval(),
             master,
@@ -452,6 +476,7 @@ impl Fsm {
             reprieved: false,
         });
         out.push(Output::Changed { from, to: State::Backup, why });
+        self.end_splits(out);
     }
 
     // === What inputs have in common ===
@@ -483,7 +508,7 @@ impl Fsm {
 
     /// Whether we are to be the master of the two. Addresses compare as unsigned numbers.
     fn outranks(&self, peer: Peer) -> bool {
-        (self.settings.priority, self.settings.own) > (peer.priority, peer.address)
+        Peer { address: self.settings.own, priority: self.settings.priority }.outranks(peer)
     }
 
     /// `Skew_Time` (RFC 9568 section 6.1; RFC 3768 section 6.1: parts of a second).

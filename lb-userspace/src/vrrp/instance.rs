@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     announce::Schedule,
-    fsm::{Fsm, Input, Output, Settings, State},
+    fsm::{Fsm, Input, Output, Settings, Split, State},
     packet::{Advert, Datagram, Discard, Filter, Format, same_addresses},
-    status::VrrpStatus,
+    status::{SplitStatus, VrrpStatus},
     track::Assessment,
 };
 use crate::{config::Vrrp, core::Now};
@@ -40,6 +40,8 @@ pub struct Instance {
     discarded: BTreeMap<Discard, u64>,
     /// What differs in others' adverts, so that it is told once.
     differences: BTreeSet<String>,
+    /// Packets for the addresses, as they were last counted.
+    packets: Option<u64>,
 }
 
 /// What an instance wants to be told to people.
@@ -56,6 +58,13 @@ pub enum Told {
     },
     /// Something else happened.
     Note(String),
+    /// Two routers have the addresses, or no longer do so.
+    Split {
+        /// What shows it.
+        split: Split,
+        /// Whether it is over.
+        over: bool,
+    },
 }
 
 impl Instance {
@@ -87,6 +96,7 @@ impl Instance {
             received: 0,
             discarded: BTreeMap::new(),
             differences: BTreeSet::new(),
+            packets: None,
         }
     }
 
@@ -166,6 +176,17 @@ impl Instance {
         }
     }
 
+    /// Takes note of how many packets have arrived for each address of a service, in all.
+    pub fn count_packets(&mut self, arrived: &BTreeMap<IpAddr, u64>, now: Duration) -> Vec<Output> {
+        let addresses = self.filter.addresses.iter();
+        let total = addresses.filter_map(|address| arrived.get(address)).sum::<u64>();
+        match self.packets.replace(total) {
+            // Removed backends take their counts with them.
+            Some(before) => self.fsm.handle(Input::Arrived(total.saturating_sub(before)), now),
+            None => Vec::new(),
+        }
+    }
+
     /// The message that announces a priority, counted as sent.
     pub fn advert(&mut self, priority: u8, to: IpAddr) -> Vec<u8> {
         self.sent += 1;
@@ -218,6 +239,7 @@ impl Instance {
                 .map(|(discard, count)| (discard.name().to_owned(), *count))
                 .collect(),
             hosts: Vec::new(),
+            split: self.fsm.splits().map(SplitStatus::from).collect(),
         }
     }
 

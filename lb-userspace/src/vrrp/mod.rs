@@ -22,7 +22,11 @@ mod script;
 pub mod status;
 pub mod track;
 
-use std::{collections::BTreeSet, process, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    process, thread,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -63,7 +67,7 @@ pub struct HeldAddress {
     /// The interface.
     pub interface: String,
     /// The address.
-    pub address: std::net::IpAddr,
+    pub address: IpAddr,
     /// The length of its prefix.
     pub length: u8,
 }
@@ -86,6 +90,7 @@ enum Request {
 pub struct Vrrp {
     wanted: watch::Sender<Wanted>,
     facts: watch::Sender<DaemonFacts>,
+    arrived: watch::Sender<BTreeMap<IpAddr, u64>>,
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<Vec<VrrpStatus>>,
     reports: mpsc::Receiver<Report>,
@@ -100,12 +105,14 @@ impl Vrrp {
     pub fn start(clock: Clock, echo: Option<Echo>) -> Result<Self, Error> {
         let (wanted, wanted_here) = watch::channel(Wanted::default());
         let (facts, facts_here) = watch::channel(DaemonFacts::default());
+        let (arrived, arrived_here) = watch::channel(BTreeMap::new());
         let (requests, requests_here) = mpsc::channel(REQUESTS_WAITING);
         let (status_there, status) = watch::channel(Vec::new());
         let (reports_there, reports) = mpsc::channel(REPORTS_WAITING);
         let edges = driver::Edges {
             wanted: wanted_here,
             facts: facts_here,
+            arrived: arrived_here,
             requests: requests_here,
             status: status_there,
             reports: reports_there,
@@ -121,7 +128,7 @@ impl Vrrp {
                 runtime.block_on(driver::run(clock, echo, edges));
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
-        Ok(Self { wanted, facts, requests, status, reports })
+        Ok(Self { wanted, facts, arrived, requests, status, reports })
     }
 
     /// Runs these instances. Those that are unchanged are not disturbed; those that are gone
@@ -139,6 +146,12 @@ impl Vrrp {
             *known = facts;
             changed
         });
+    }
+
+    /// Where to tell how many packets have arrived for each address of a service, in all; about once
+    /// a second, while there are backups.
+    pub fn arrived(&self) -> watch::Sender<BTreeMap<IpAddr, u64>> {
+        self.arrived.clone()
     }
 
     /// All instances at a glance, in the order of the configuration.

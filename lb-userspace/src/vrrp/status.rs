@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{echo::Liveness, fsm::State};
+use super::{
+    echo::Liveness,
+    fsm::{Split, State},
+};
 use crate::{config::Name, core::status::unix_millis};
 
 /// One instance.
@@ -47,6 +50,9 @@ pub struct VrrpStatus {
     /// The hosts of the other routers that are known, if they are probed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostStatus>,
+    /// What shows that two routers have the addresses, while it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<SplitStatus>,
 }
 
 /// Another router's host.
@@ -56,6 +62,23 @@ pub struct HostStatus {
     pub address: IpAddr,
     /// What its answers to probes say.
     pub liveness: Liveness,
+}
+
+/// A sign of a split brain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitStatus {
+    /// `adverts` of a second master, or `packets` for the addresses at a backup.
+    pub sign: String,
+    /// The other router that has the addresses, if it is known.
+    pub other: Option<IpAddr>,
+    /// One short sentence for people.
+    pub what: String,
+}
+
+impl From<Split> for SplitStatus {
+    fn from(split: Split) -> Self {
+        Self { sign: split.sign().to_owned(), other: split.other(), what: split.to_string() }
+    }
 }
 
 impl Serialize for State {

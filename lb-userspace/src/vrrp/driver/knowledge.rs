@@ -81,6 +81,15 @@ impl Driver {
         }
     }
 
+    /// Takes note of how many packets have arrived for each address.
+    pub(super) fn count_packets(&mut self, arrived: &BTreeMap<IpAddr, u64>) {
+        let now = self.now();
+        for position in 0..self.running.len() {
+            let outputs = self.running[position].instance.count_packets(arrived, now);
+            self.carry_out(position, outputs);
+        }
+    }
+
     /// Draws the conclusions from what is known.
     pub(super) fn assess(&mut self) {
         // What is not told yet is not missing.

@@ -56,6 +56,7 @@ impl Fsm {
             self.role = Role::Fault(Why::Stopped.to_string());
             let (from, to) = (State::Master, State::Fault);
             out.push(Output::Changed { from, to, why: Why::TakenOver(peer) });
+            self.end_splits(out);
         } else {
             self.become_backup(Some(peer), Why::TakenOver(peer), now, out);
         }

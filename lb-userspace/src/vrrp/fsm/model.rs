@@ -66,6 +66,8 @@ pub enum Input<'a> {
     Answers,
     /// We ourselves come this much later than we meant to.
     Stalled(Duration),
+    /// So many packets for the addresses have arrived since this was last told, about a second ago.
+    Arrived(u64),
     /// The daemon stops: leave in order, then take no part.
     Leave,
 }
@@ -94,6 +96,21 @@ pub enum Output {
     Awaits(Peer),
     /// Announce the addresses anew: another router had them as well.
     Announce,
+    /// Two routers have the addresses.
+    Split(Split),
+    /// This no longer shows.
+    SplitOver(Split),
+}
+
+/// What shows that two routers have the addresses (split brain).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// This router advertises itself, though we do and go first.
+    WithUs(Peer),
+    /// The second router advertises itself, though the first does and goes before it.
+    Others(Peer, Peer),
+    /// Packets for the addresses arrive here, though another router has them: this one, if known.
+    Packets(Option<IpAddr>),
 }
 
 /// What led to a change of state.
@@ -169,6 +186,31 @@ impl fmt::Display for State {
     }
 }
 
+impl Peer {
+    /// Whether it is to be the master of the two. Addresses compare as unsigned numbers.
+    pub(super) fn outranks(self, other: Self) -> bool {
+        (self.priority, self.address) > (other.priority, other.address)
+    }
+}
+
+impl Split {
+    /// Its name in `status` and metrics.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::WithUs(_) | Self::Others(..) => "adverts",
+            Self::Packets(_) => "packets",
+        }
+    }
+
+    /// The router that has the addresses beside the rightful master.
+    pub const fn other(self) -> Option<IpAddr> {
+        match self {
+            Self::WithUs(peer) | Self::Others(_, peer) => Some(peer.address),
+            Self::Packets(master) => master,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (priority {})", self.address, self.priority)
@@ -199,6 +241,26 @@ impl fmt::Display for Why {
             Self::Group => f.write_str("follows its sync group"),
             Self::Missing(what) => f.write_str(what),
             Self::Stopped => f.write_str("weir stops"),
+        }
+    }
+}
+
+/// One short sentence for people.
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WithUs(peer) => {
+                write!(f, "{peer} advertises itself as master too")
+            }
+            Self::Others(first, second) => {
+                write!(f, "{first} and {second} advertise themselves as masters")
+            }
+            Self::Packets(Some(master)) => {
+                write!(f, "packets for the addresses arrive here, though {master} is the master")
+            }
+            Self::Packets(None) => {
+                f.write_str("packets for the addresses arrive here, though this is a backup")
+            }
         }
     }
 }

@@ -92,6 +92,7 @@ fn act(fsm: &mut Fsm, event: &str, now: Duration) -> String {
             fsm.handle(Input::Silent(Silence { since, last, interval }), now)
         }
         ["answers"] => fsm.handle(Input::Answers, now),
+        ["packets", count] => fsm.handle(Input::Arrived(count.parse().unwrap()), now),
         ["stalled", late] => fsm.handle(Input::Stalled(parse_duration(late).unwrap()), now),
         ["preempt"] => match fsm.preempt(now) {
             Ok(outputs) => outputs,
@@ -118,6 +119,8 @@ fn output(output: &Output) -> String {
         Output::Kept => "kept".to_owned(),
         Output::Awaits(peer) => format!("await {peer}"),
         Output::Announce => "announce".to_owned(),
+        Output::Split(split) => format!("split: {split}"),
+        Output::SplitOver(_) => "split over".to_owned(),
     }
 }
 
@@ -165,4 +168,5 @@ scripts!(
     hosts,
     stalls,
     tables,
+    split,
 );
