@@ -177,6 +177,11 @@ impl Snapshot {
                 ([name, ("sign", sign)], u32::from(seen))
             })
         });
+        let witnesses = self.status.vrrp.first().into_iter().flat_map(|each| &each.witnesses);
+        let answers = witnesses.map(|each| (each.address.to_string(), u32::from(each.answers)));
+        let answers: Vec<_> = answers.collect();
+        let answers = answers.iter().map(|(name, value)| ([("witness", name.as_str())], *value));
+        gauge(encoder, "vrrp_witness", "Whether the witness answers", answers)?;
         let help = "Whether this sign shows that two routers have the addresses";
         gauge(encoder, "vrrp_split", help, samples)?;
         self.hosts(encoder)

@@ -76,6 +76,12 @@ fn what(kind: &EventKind, style: Style) -> String {
             format!("vrrp {instance} {from} → {to}: {reason}")
         }
         EventKind::VrrpNote { instance, what } => format!("vrrp {instance}: {what}"),
+        EventKind::VrrpFence { instance, peer, failure: None } => {
+            format!("vrrp {instance}: the fence for {peer} is done")
+        }
+        EventKind::VrrpFence { instance, peer, failure: Some(failure) } => {
+            format!("vrrp {instance}: the fence for {peer} failed: {failure}")
+        }
         EventKind::VrrpSplit { instance, over: false, what, .. } => {
             format!("vrrp {instance} split brain: {what}")
         }

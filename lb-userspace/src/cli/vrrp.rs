@@ -6,7 +6,7 @@ use super::{style::Style, time::age};
 use crate::vrrp::{
     VrrpStatus,
     fsm::State,
-    status::{HostStatus, SplitStatus},
+    status::{HostStatus, SplitStatus, WitnessStatus},
 };
 
 /// One line for each instance, and one for what lowers its priority; nothing without instances.
@@ -28,6 +28,13 @@ pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> S
              {priority}  {}{master}  ({reason})",
             addresses.join(" "),
         );
+        if instance.cut_off {
+            let _ = writeln!(out, "  cut off: neither a peer nor a witness is to be seen");
+        }
+        for WitnessStatus { address, answers } in &instance.witnesses {
+            let answers = if *answers { "answers" } else { "does not answer" };
+            let _ = writeln!(out, "  witness {address} {answers}");
+        }
         for SplitStatus { what, .. } in &instance.split {
             let _ = writeln!(out, "  split brain: {what}");
         }
@@ -74,6 +81,8 @@ mod tests {
                 address: [10, 0, 0, 2].into(),
                 liveness: Liveness::DaemonGone,
             }],
+            cut_off: true,
+            witnesses: vec![WitnessStatus { address: [10, 0, 0, 1].into(), answers: false }],
             split: vec![Split::Packets(Some([10, 0, 0, 2].into())).into()],
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(3_725);
@@ -81,7 +90,8 @@ mod tests {
         assert_eq!(
             text(&[instance], now, Style::Plain),
             "vrrp front  backup for 1h 2m  eth0 id 51  priority 50  192.0.2.10/24 192.0.2.11/24  \
-             master 10.0.0.2  (ready)\n  split brain: packets for the addresses arrive here, though \
+             master 10.0.0.2  (ready)\n  cut off: neither a peer nor a witness is to be seen\n  \
+             witness 10.0.0.1 does not answer\n  split brain: packets for the addresses arrive here, though \
              10.0.0.2 is the master\n  -50: service web has no backend that is up\n  host \
              10.0.0.2 answers, but its daemon gives no sign of life: the host forwards on\n"
         );

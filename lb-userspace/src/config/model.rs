@@ -85,6 +85,10 @@ pub struct Sync {
     pub key_file: PathBuf,
     /// Time between two probes of a VRRP master's host; zero for none.
     pub probe: Duration,
+    /// Hosts that tell "the peer is gone" from "this node is cut off"; none given twice.
+    pub witness: Vec<IpAddr>,
+    /// The program that makes sure of a silent peer, and its arguments; empty for none.
+    pub fence: Vec<String>,
 }
 
 /// Sizes of the kernel tables, fixed when the program is loaded.

@@ -58,8 +58,25 @@ pub(super) fn program(
     key: &'static str,
     example: &str,
 ) -> Option<Vec<String>> {
-    let expected = format!("a list of the program and its arguments, such as [{example:?}]");
-    let command = table.list(key, &expected, values::argument)?;
+    let command = table.list(key, &expected_program(example), values::argument)?;
+    absolute(table, key, command)
+}
+
+/// The same of one that may be left out, or an empty list, which it is then.
+pub(super) fn program_or_none(
+    table: &mut Table<'_>,
+    key: &'static str,
+    example: &str,
+) -> Option<Vec<String>> {
+    let command = table.list_or_empty(key, &expected_program(example), values::argument)?;
+    if command.is_empty() { Some(command) } else { absolute(table, key, command) }
+}
+
+fn expected_program(example: &str) -> String {
+    format!("a list of the program and its arguments, such as [{example:?}]")
+}
+
+fn absolute(table: &Table<'_>, key: &str, command: Vec<String>) -> Option<Vec<String>> {
     if !command.first().is_some_and(|program| program.starts_with('/')) {
         table.fault(key, format!("{key}: the program is named by an absolute path"));
         return None;

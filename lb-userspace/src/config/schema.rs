@@ -20,6 +20,7 @@ use super::{
         Limits, Name, Node, OnEmpty, Protocol, Service, Share, Sync,
     },
     reader::Table,
+    schedule::program_or_none,
     values, vrrp,
 };
 
@@ -27,6 +28,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Time between two probes, unless said otherwise, and the least.
 const PROBE: Duration = Duration::from_millis(10);
 const PROBE_LEAST: Duration = Duration::from_millis(2);
+/// Each is pinged four times a second.
+const WITNESSES_MAX: usize = 8;
 const HOUR: Duration = Duration::from_secs(3600);
 const EXPECTED_PEERS: &str =
     "a list of the other balancers' addresses and ports, such as [\"192.168.1.2:9751\"]";
@@ -119,13 +122,8 @@ fn sync(root: &mut Table<'_>) -> Option<Option<Sync>> {
         let key_file = table.required("key_file", values::path);
         let probes = values::duration_or_zero(PROBE_LEAST..=SECOND);
         let probe = table.or("probe", probes, PROBE);
-        for key in ["witness", "fence"] {
-            let why = format!(
-                "sync.{key} is not supported by this version; leave it out: a peer counts as gone \
-                 after three seconds of silence"
-            );
-            table.refuse_key(key, &why);
-        }
+        let witness = witnesses(table, peers.as_deref());
+        let fence = program_or_none(table, "fence", "/usr/local/bin/power-off-peer");
         if let Some(listen) = listen.filter(|listen| listen.port() == 0) {
             table.fault(
                 "listen",
@@ -135,8 +133,45 @@ fn sync(root: &mut Table<'_>) -> Option<Option<Sync>> {
         if let Some(peers) = &peers {
             check_peers(table, listen, peers);
         }
-        Some(Some(Sync { listen: listen?, peers: peers?, key_file: key_file?, probe: probe? }))
+        Some(Some(Sync {
+            listen: listen?,
+            peers: peers?,
+            key_file: key_file?,
+            probe: probe?,
+            witness: witness?,
+            fence: fence?,
+        }))
     })
+}
+
+fn witnesses(table: &mut Table<'_>, peers: Option<&[SocketAddr]>) -> Option<Vec<IpAddr>> {
+    let expected = "a list of addresses, such as [\"192.168.1.254\"] for the gateway";
+    let witnesses = table.list_or_empty("witness", expected, values::address)?;
+    if witnesses.len() > WITNESSES_MAX {
+        let found = witnesses.len();
+        let message = format!("witness: found {found}, expected at most {WITNESSES_MAX}");
+        table.fault("witness", message);
+    }
+    for (position, witness) in witnesses.iter().enumerate() {
+        if witnesses[..position].contains(witness) {
+            table.fault("witness", format!("witness: {witness} is given twice"));
+        }
+        if matches!(witness, IpAddr::V6(address) if address.is_unicast_link_local()) {
+            let message = format!(
+                "witness: {witness} is link-local, which names no interface; expected an address \
+                 that routes lead to"
+            );
+            table.fault("witness", message);
+        }
+        if peers.is_some_and(|peers| peers.iter().any(|peer| peer.ip() == *witness)) {
+            let message = format!(
+                "witness: {witness} is one of the peers; expected a host that is there when they \
+                 are not"
+            );
+            table.fault("witness", message);
+        }
+    }
+    Some(witnesses)
 }
 
 fn check_peers(table: &Table<'_>, listen: Option<SocketAddr>, peers: &[SocketAddr]) {

@@ -148,6 +148,15 @@ pub enum EventKind {
         /// What, for people.
         what: String,
     },
+    /// The program of `sync.fence` was run, since a VRRP instance took over from a silent peer.
+    VrrpFence {
+        /// Its name.
+        instance: Name,
+        /// The peer.
+        peer: IpAddr,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
     /// Two routers have the addresses of a VRRP instance (split brain), or no longer do so.
     VrrpSplit {
         /// Its name.

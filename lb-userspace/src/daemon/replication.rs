@@ -240,6 +240,11 @@ impl Daemon {
                 let now = self.clock.now().monotonic;
                 self.tell_who_has_the_addresses();
                 self.with_peers(|peers, view| peers.tick(view, now));
+                if let Some(heard) =
+                    self.replication.as_ref().and_then(|each| each.peers.last_heard())
+                {
+                    self.edges.vrrp.peer_spoke(heard);
+                }
                 self.look_for_lost_flows();
             }
             Wake::Incoming(all) => all.into_iter().for_each(|incoming| self.incoming(incoming)),

@@ -93,7 +93,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         health,
         netlink,
         signals: Signals::listen()?,
-        vrrp: Vrrp::start(clock, echo)?,
+        vrrp: Vrrp::start(clock, echo, config.sync.as_ref())?,
     };
     let mut daemon = Daemon {
         core,

@@ -26,6 +26,7 @@ impl Daemon {
         let kind = match told {
             Told::Changed { from, to, reason } => EventKind::Vrrp { instance, from, to, reason },
             Told::Note(what) => EventKind::VrrpNote { instance, what },
+            Told::Fenced { peer, failure } => EventKind::VrrpFence { instance, peer, failure },
             Told::Split { split, over } => EventKind::VrrpSplit {
                 instance,
                 sign: split.sign().to_owned(),

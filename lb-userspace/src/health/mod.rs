@@ -22,7 +22,7 @@ mod testing;
 mod tests;
 mod tls;
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, ffi::OsString, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
@@ -54,10 +54,12 @@ const MAX_SOCKETS: usize = 16_384;
 /// One short sentence for people.
 pub(crate) async fn run_script(
     argv: &[String],
+    variables: &[(&'static str, OsString)],
     limit: Duration,
     turn: OwnedSemaphorePermit,
 ) -> Result<(), String> {
-    let outcome = script::run(argv, &[script::search_path()], limit, turn).await;
+    let variables = [&[script::search_path()], variables].concat();
+    let outcome = script::run(argv, &variables, limit, turn).await;
     outcome.map_err(|failure| failure.to_string())
 }
 

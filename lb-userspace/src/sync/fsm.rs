@@ -126,6 +126,12 @@ impl Peers {
         &self.differing
     }
 
+    /// When a peer last said something.
+    pub fn last_heard(&self) -> Option<Duration> {
+        let peers = self.sessions.values().filter(|session| session.peer.is_some());
+        peers.map(|session| session.heard).max()
+    }
+
     /// The nodes that say they have the addresses while we do.
     pub fn split(&self) -> &BTreeSet<Name> {
         &self.split

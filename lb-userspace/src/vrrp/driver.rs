@@ -10,6 +10,7 @@ mod hosts;
 mod knowledge;
 mod orders;
 mod wishes;
+mod witnesses;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,9 +26,10 @@ use tokio::{
 };
 use tracing::{debug, error, warn};
 
-use self::hosts::Hosts;
+use self::{hosts::Hosts, witnesses::Witnesses};
 use super::{
     Echo, Report, Request, VrrpStatus, Wanted, announce,
+    fence::Fence,
     fsm::{Input, Output, State},
     group,
     instance::{Instance, Told},
@@ -35,10 +37,11 @@ use super::{
     keeper::{Keeper, Orders, Place},
     script::Scripts,
     track::{DaemonFacts, Facts},
+    witness,
 };
 use crate::{
     clock::Clock,
-    config::{Name, Vrrp},
+    config::{self, Name, Vrrp},
 };
 
 /// Packets taken from one socket before the timers have their turn.
@@ -53,9 +56,23 @@ pub(super) struct Edges {
     pub(super) wanted: watch::Receiver<Wanted>,
     pub(super) facts: watch::Receiver<DaemonFacts>,
     pub(super) arrived: watch::Receiver<BTreeMap<IpAddr, u64>>,
+    pub(super) spoke: watch::Receiver<Duration>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) status: watch::Sender<Vec<VrrpStatus>>,
     pub(super) reports: mpsc::Sender<Report>,
+}
+
+/// What `[sync]` says of how peers are judged.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peers {
+    witnesses: Vec<IpAddr>,
+    fence: Vec<String>,
+}
+
+impl From<&config::Sync> for Peers {
+    fn from(sync: &config::Sync) -> Self {
+        Self { witnesses: sync.witness.clone(), fence: sync.fence.clone() }
+    }
 }
 
 /// An instance and its socket.
@@ -76,12 +93,16 @@ struct Driver {
     informed: bool,
     /// The other routers' hosts, if they are probed.
     hosts: Option<Hosts>,
+    witnesses: Witnesses,
+    /// How long masters keep their addresses without a sign, if there are witnesses.
+    patience: Option<Duration>,
     /// When the last round began, and when the next one is due.
     last_round: Duration,
     due: Option<Duration>,
     frames: Option<FrameSocket>,
     orders: watch::Sender<Orders>,
     scripts: Scripts,
+    fence: Fence,
     /// Addresses that no instance has any more.
     dropped: BTreeSet<Place>,
     /// Changes that the rest of a group has to follow.
@@ -92,12 +113,13 @@ struct Driver {
 }
 
 /// Works until the handle is dropped.
-pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
-    let Edges { mut wanted, facts: mut daemon_facts, mut arrived, mut requests, status, reports } =
-        edges;
+pub(super) async fn run(clock: Clock, echo: Option<Echo>, peers: Peers, edges: Edges) {
+    let Edges { mut wanted, facts: mut daemon_facts, mut arrived, mut spoke, .. } = edges;
+    let Edges { mut requests, status, reports, .. } = edges;
     let (orders, orders_there) = watch::channel(Orders::default());
     let (facts_there, mut link_facts) = watch::channel(None);
     let (mended_there, mut mended) = mpsc::channel(64);
+    let (fence_outcomes, mut fenced) = mpsc::channel(16);
     let (script_reports, mut outcomes) = mpsc::channel(64);
     tokio::spawn(Keeper::new(orders_there, facts_there, mended_there).run());
     let mut driver = Driver {
@@ -108,11 +130,14 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
         facts: Facts::default(),
         informed: false,
         hosts: echo.map(Hosts::new),
+        witnesses: Witnesses::new(&peers.witnesses, clock.now().monotonic),
+        patience: (!peers.witnesses.is_empty()).then_some(witness::PATIENCE),
         last_round: Duration::ZERO,
         due: None,
         frames: None,
         orders,
         scripts: Scripts::new(script_reports),
+        fence: Fence::new(peers.fence, fence_outcomes),
         dropped: BTreeSet::new(),
         moves: VecDeque::new(),
         reopen_at: None,
@@ -123,7 +148,7 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
         let deadline = driver.deadline();
         driver.due = deadline;
         tokio::select! {
-            () = readable(&driver.running, driver.hosts.as_ref()) => {}
+            () = readable(&driver.running, driver.hosts.as_ref(), &driver.witnesses) => {}
             () = driver.sleep_until(deadline) => {}
             changed = wanted.changed() => {
                 if changed.is_err() {
@@ -144,10 +169,15 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
                 let arrived = arrived.borrow_and_update().clone();
                 driver.count_packets(&arrived);
             }
+            Ok(()) = spoke.changed() => {
+                let (time, now) = (*spoke.borrow_and_update(), driver.now());
+                driver.tell_all(&Input::Spoke(time), now);
+            }
             Some((script, passes)) = outcomes.recv() => {
                 driver.facts.scripts.insert(script, passes);
                 driver.assess();
             }
+            Some(outcome) = fenced.recv() => driver.tell_of_fence(outcome),
             Some(mended) = mended.recv() => driver.tell_of(&mended),
             Some(request) = requests.recv() => driver.answer(request),
         }
@@ -156,13 +186,14 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, edges: Edges) {
 }
 
 /// Waits until one of the sockets has something.
-async fn readable(running: &[Running], hosts: Option<&Hosts>) {
+async fn readable(running: &[Running], hosts: Option<&Hosts>, witnesses: &Witnesses) {
     let sockets = || running.iter().filter_map(|each| each.socket.as_ref());
     poll_fn(|context| {
         // Each is asked, so that each wakes us.
         let ready = sockets().filter(|socket| socket.poll_ready(context).is_ready()).count();
         let probed = hosts.is_some_and(|hosts| hosts.poll_ready(context).is_ready());
-        if ready > 0 || probed { Poll::Ready(()) } else { Poll::Pending }
+        let answered = witnesses.poll_ready(context).is_ready();
+        if ready > 0 || probed || answered { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
@@ -177,7 +208,8 @@ impl Driver {
         let intervals = self.running.iter().map(|each| each.instance.spec.interval);
         let beat = intervals.min().map(|interval| self.last_round + interval.min(BEAT));
         let probes = beat.and(self.hosts.as_ref()).map(Hosts::deadline);
-        instances.chain(self.reopen_at).chain(beat).chain(probes).min()
+        let pings = beat.and_then(|_| self.witnesses.deadline(self.is_in_doubt()));
+        instances.chain(self.reopen_at).chain(beat).chain(probes).chain(pings).min()
     }
 
     fn sleep_until(&self, deadline: Option<Duration>) -> impl Future<Output = ()> + use<> {
@@ -199,6 +231,7 @@ impl Driver {
         self.receive(now);
         self.last_round = now;
         self.probe(now);
+        self.hear_witnesses(now);
         let late = self.due.map_or(Duration::ZERO, |due| now.saturating_sub(due));
         if self.reopen_at.is_some_and(|when| now >= when) {
             self.assess();
@@ -209,6 +242,7 @@ impl Driver {
             outputs.extend(fsm.handle(Input::Timer, now));
             self.carry_out(position, outputs);
         }
+        self.ping_witnesses(now);
         self.move_groups();
         self.announce();
         self.retire();
@@ -227,7 +261,7 @@ impl Driver {
                     break;
                 };
                 let Some((datagram, age)) = socket.receive(&mut self.buffer) else { break };
-                let arrived = now.saturating_sub(age).max(self.last_round);
+                let arrived = arrival(now, age, self.last_round);
                 let (outputs, told) = instance.receive(datagram, arrived);
                 if let Some(told) = told {
                     self.tell(position, told);
@@ -256,6 +290,7 @@ impl Driver {
                     instance.announcements.stop();
                 }
                 Output::Changed { from, to, why } => {
+                    self.fence(position, to, &why);
                     let now = self.clock.now();
                     let instance = &mut self.running[position].instance;
                     let told = instance.changed(from, to, why.to_string(), now);
@@ -279,6 +314,12 @@ impl Driver {
                     let instance = &mut self.running[position].instance;
                     instance.announcements.again(instance.spec.garp, now);
                     self.announce();
+                }
+                Output::Ask => self.witnesses.ask(self.now()),
+                Output::CutOff => {
+                    let note = "neither a peer nor a witness is to be seen: this node takes itself \
+                                for cut off, and does not take the addresses";
+                    self.tell(position, Told::Note(note.to_owned()));
                 }
                 Output::Split(split) => self.tell(position, Told::Split { split, over: false }),
                 Output::SplitOver(split) => self.tell(position, Told::Split { split, over: true }),
@@ -346,6 +387,27 @@ impl Driver {
     }
 }
 
+/// When a packet arrived that is `age` old by the kernel's other clock, which may have been set
+/// meanwhile: not before the sockets were last emptied, and not later than now.
+fn arrival(now: Duration, age: Duration, emptied: Duration) -> Duration {
+    now.saturating_sub(age).max(emptied)
+}
+
 fn places(spec: &Vrrp) -> Vec<Place> {
     spec.addresses.iter().map(|prefix| (spec.interface.clone(), *prefix)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_dates_no_packet_outside_its_round() {
+        let at = Duration::from_millis;
+        assert_eq!(arrival(at(1000), at(7), at(900)), at(993));
+        // Set forward: packets seem to be older than they can be.
+        assert_eq!(arrival(at(1000), Duration::from_secs(3600), at(900)), at(900));
+        // Set back: `AdvertSocket::receive` takes them for new.
+        assert_eq!(arrival(at(1000), Duration::ZERO, at(900)), at(1000));
+    }
 }

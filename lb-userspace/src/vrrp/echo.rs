@@ -83,6 +83,8 @@ pub struct News {
     pub changed: Option<Liveness>,
     /// A silence begins or ends.
     pub silence: Option<Turn>,
+    /// When the probe was sent that was answered now.
+    pub answered: Option<Duration>,
 }
 
 /// The probes of one host.
@@ -166,7 +168,7 @@ impl Prober {
         else {
             return news;
         };
-        self.waiting.drain(..=position);
+        news.answered = self.waiting.drain(..=position).next_back().map(|(_, sent)| sent);
         if std::mem::take(&mut self.told) {
             news.silence = Some(Turn::Answers);
         }

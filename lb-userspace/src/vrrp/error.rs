@@ -1,6 +1,6 @@
 //! What can keep VRRP from working.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 /// Why adverts cannot be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,14 @@ pub enum Error {
     Socket {
         /// Where.
         interface: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// A witness cannot be asked.
+    #[error("cannot ping the witness {witness}: {cause}")]
+    Witness {
+        /// Which.
+        witness: IpAddr,
         /// What the system says.
         cause: io::Error,
     },

@@ -22,6 +22,7 @@ mod liveness;
 mod model;
 mod split;
 mod tables;
+mod witness;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -30,6 +31,7 @@ use self::{
     leaving::{Leaving, Then},
     split::Watch,
     tables::Lower,
+    witness::Question,
 };
 use super::packet::{Advert, PRIORITY_LEAVING, Version};
 
@@ -80,6 +82,8 @@ struct Backup {
     silent: Option<Duration>,
     /// A stall of our own has lengthened the wait since the master was last heard.
     reprieved: bool,
+    /// Whether we are cut off.
+    question: Question,
 }
 
 #[derive(Debug, Clone)]
@@ -90,6 +94,8 @@ struct Master {
     advert: Duration,
     /// No answer before.
     quiet_until: Duration,
+    /// When a peer or a witness last showed that we are not cut off.
+    seen: Duration,
     leaving: Option<Leaving>,
     /// The addresses are announced anew at this time at the latest.
     announce: Option<Duration>,
@@ -112,11 +118,14 @@ impl Fsm {
             Input::Leave => self.leave(now, &mut out),
             Input::Timer => {
                 self.timer(now, &mut out);
+                self.look_for_signs(now, &mut out);
                 self.end_old_splits(now, &mut out);
             }
             Input::Arrived(packets) => self.packets_arrive(packets, now, &mut out),
             Input::Silent(silence) => self.host_falls_silent(silence),
-            Input::Answers => self.host_answers(),
+            Input::Answers => self.host_answers(now),
+            Input::Answered(sent) => self.answered(sent, now, &mut out),
+            Input::Spoke(time) => self.spoke(time),
             Input::Stalled(late) => self.stalled(late, now),
             Input::Advert(from, advert) => {
                 self.compare_masters(from, advert, now, &mut out);
@@ -149,13 +158,16 @@ impl Fsm {
 
     /// When [`Input::Timer`] is due.
     pub fn deadline(&self) -> Option<Duration> {
-        self.role_deadline().into_iter().chain(self.watch.deadline()).min()
+        let signs = [self.given_up_at(), self.cut_off_at()].into_iter().flatten();
+        self.role_deadline().into_iter().chain(signs).chain(self.watch.deadline()).min()
     }
 
     fn role_deadline(&self) -> Option<Duration> {
         match &self.role {
             Role::Fault(_) => None,
-            Role::Backup(backup) => (!backup.waiting).then_some(backup.down),
+            Role::Backup(Backup { waiting, question, down, .. }) => {
+                (!waiting && question.asked.is_none()).then_some(*down)
+            }
             Role::Master(Master { advert, leaving, announce, .. }) => {
                 let until = leaving.as_ref().map(|leaving| leaving.until);
                 [Some(*advert), until, *announce].into_iter().flatten().min()
@@ -306,11 +318,18 @@ impl Fsm {
         if self.state() != State::Fault {
             return;
         }
-        if self.settings.priority == PRIORITY_OWNER && !self.settings.grouped {
+        let owner = self.settings.priority == PRIORITY_OWNER && !self.settings.grouped;
+        if owner && self.settings.patience.is_none() {
             return self.become_master(Why::Owner, now, out);
         }
         self.master_interval = self.settings.interval;
         self.become_backup(None, Why::Started, now, out);
+        if let Role::Backup(backup) = &mut self.role
+            && owner
+        {
+            // It waits for a sign alone.
+            backup.down = now;
+        }
     }
 
     /// The Shutdown event of RFC 9568 sections 6.4.2 and 6.4.3.
@@ -341,10 +360,10 @@ impl Fsm {
         }
         match &mut self.role {
             Role::Fault(_) => {}
-            Role::Backup(backup) if self.settings.grouped => backup.waiting = true,
             Role::Backup(_) => {
-                let why = self.end_of_master(now);
-                self.become_master(why, now, out);
+                if !self.asks(now, out) {
+                    self.replace_master(now, out);
+                }
             }
             Role::Master(Master { leaving: Some(leaving), .. }) if now >= leaving.until => {
                 let then = leaving.then;
@@ -358,6 +377,17 @@ impl Fsm {
                 let leaving = master.leaving.is_some();
                 let priority = if leaving { PRIORITY_LEAVING } else { self.settings.priority };
                 out.push(Output::Send(priority));
+            }
+        }
+    }
+
+    /// The master is gone: becomes the master, or waits for its group.
+    fn replace_master(&mut self, now: Duration, out: &mut Vec<Output>) {
+        match &mut self.role {
+            Role::Backup(backup) if self.settings.grouped => backup.waiting = true,
+            _ => {
+                let why = self.end_of_master(now);
+                self.become_master(why, now, out);
             }
         }
     }
@@ -386,14 +416,15 @@ impl Fsm {
         }
         backup.master = Some(peer);
         if !self.lets_be(peer, now, out) {
-            // Discarded: the timer runs on.
-            return;
+            // Discarded: the timer runs on. But it is a sign, if we wait for one.
+            return self.answered(now, now, out);
         }
         let Role::Backup(backup) = &mut self.role else { return };
         backup.heard = now;
         (backup.silent, backup.reprieved) = (None, false);
         backup.left = None;
         backup.waiting = false;
+        backup.question = Question::default();
         self.learn(advert);
         let down_interval = self.master_down_interval();
         if let Role::Backup(backup) = &mut self.role {
@@ -411,6 +442,7 @@ impl Fsm {
     ) {
         let peer = Peer { address: from, priority: advert.priority };
         let outranked = !self.outranks(peer);
+        self.spoke(now);
         let Role::Master(master) = &mut self.role else { return };
         if let Some(leaving) = &master.leaving {
             if advert.priority != PRIORITY_LEAVING {
@@ -442,9 +474,9 @@ impl Fsm {
     fn become_master(&mut self, why: Why, now: Duration, out: &mut Vec<Output>) {
         let from = self.state();
         let advert = now + self.settings.interval;
-        let (since, quiet_until) = (now, now);
-        self.role =
-            Role::Master(Master { since, advert, quiet_until, leaving: None, announce: None });
+        let (since, quiet_until, seen) = (now, now, now);
+        let (leaving, announce) = (None, None);
+        self.role = Role::Master(Master { since, advert, quiet_until, seen, leaving, announce });
         self.released = false;
         out.push(Output::Send(self.settings.priority));
         out.push(Output::Take);
@@ -474,6 +506,7 @@ impl Fsm {
             leftovers: from == State::Fault,
             silent: None,
             reprieved: false,
+            question: Question::default(),
         });
         out.push(Output::Changed { from, to: State::Backup, why });
         self.end_splits(out);
@@ -494,7 +527,10 @@ impl Fsm {
                 let since = backup.silent.unwrap_or(now);
                 Why::Unanswered(address, now.saturating_sub(since))
             }
-            _ => Why::Silence(now.saturating_sub(backup.heard)),
+            (None, master) => {
+                let silence = now.saturating_sub(backup.heard);
+                Why::Silence(master.map(|master| master.address), silence)
+            }
         }
     }
 

@@ -58,6 +58,13 @@ pub enum Told {
     },
     /// Something else happened.
     Note(String),
+    /// The program of `sync.fence` was run.
+    Fenced {
+        /// The silent peer.
+        peer: IpAddr,
+        /// Why it failed, if it did.
+        failure: Option<String>,
+    },
     /// Two routers have the addresses, or no longer do so.
     Split {
         /// What shows it.
@@ -68,10 +75,11 @@ pub enum Told {
 }
 
 impl Instance {
-    /// An instance that takes no part yet.
-    pub fn new(spec: Vrrp, now: Now) -> Self {
+    /// An instance that takes no part yet. With witnesses, `patience` is theirs.
+    pub fn new(spec: Vrrp, patience: Option<Duration>, now: Now) -> Self {
         // Until its interface is known it sends nothing, so that this address meets nobody.
-        let fsm = Fsm::new(settings(&spec, &Assessment::default(), [0; 4].into()));
+        let settings = settings(&spec, &Assessment::default(), [0; 4].into());
+        let fsm = Fsm::new(Settings { patience, ..settings });
         let filter = Filter {
             version: spec.version,
             authentication: spec.authentication,
@@ -137,7 +145,9 @@ impl Instance {
     ) -> Vec<Output> {
         self.filter.own = local;
         let own = own.unwrap_or(self.fsm.settings().own);
-        let mut outputs = self.fsm.configure(settings(&self.spec, &assessment, own), now);
+        let patience = self.fsm.settings().patience;
+        let settings = Settings { patience, ..settings(&self.spec, &assessment, own) };
+        let mut outputs = self.fsm.configure(settings, now);
         let fault = assessment.fault.clone();
         self.assessment = assessment;
         match fault {
@@ -239,6 +249,8 @@ impl Instance {
                 .map(|(discard, count)| (discard.name().to_owned(), *count))
                 .collect(),
             hosts: Vec::new(),
+            cut_off: self.fsm.is_cut_off(),
+            witnesses: Vec::new(),
             split: self.fsm.splits().map(SplitStatus::from).collect(),
         }
     }
@@ -270,6 +282,7 @@ fn settings(spec: &Vrrp, assessment: &Assessment, own: IpAddr) -> Settings {
         preempt: spec.preempt,
         preempt_delay: spec.preempt_delay,
         own,
+        patience: None,
         grouped: spec.sync_group.is_some(),
         lacks_tables: assessment.lacks_tables,
     }

@@ -11,21 +11,25 @@ pub mod auth;
 mod driver;
 pub mod echo;
 mod error;
+mod fence;
 pub mod fsm;
 mod group;
 pub mod instance;
 mod io;
 mod keeper;
 pub mod packet;
+mod ping;
 mod probe;
 mod script;
 pub mod status;
 pub mod track;
+pub mod witness;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     process, thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +95,7 @@ pub struct Vrrp {
     wanted: watch::Sender<Wanted>,
     facts: watch::Sender<DaemonFacts>,
     arrived: watch::Sender<BTreeMap<IpAddr, u64>>,
+    spoke: watch::Sender<Duration>,
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<Vec<VrrpStatus>>,
     reports: mpsc::Receiver<Report>,
@@ -98,13 +103,20 @@ pub struct Vrrp {
 
 impl Vrrp {
     /// Starts the thread, without instances. With `echo`, the hosts of other routers are probed.
+    /// Of `sync`, the witnesses and the fence are heeded.
     ///
     /// # Errors
     ///
     /// [`Error::Thread`]
-    pub fn start(clock: Clock, echo: Option<Echo>) -> Result<Self, Error> {
+    pub fn start(
+        clock: Clock,
+        echo: Option<Echo>,
+        sync: Option<&config::Sync>,
+    ) -> Result<Self, Error> {
+        let peers = sync.map(driver::Peers::from).unwrap_or_default();
         let (wanted, wanted_here) = watch::channel(Wanted::default());
         let (facts, facts_here) = watch::channel(DaemonFacts::default());
+        let (spoke, spoke_here) = watch::channel(Duration::ZERO);
         let (arrived, arrived_here) = watch::channel(BTreeMap::new());
         let (requests, requests_here) = mpsc::channel(REQUESTS_WAITING);
         let (status_there, status) = watch::channel(Vec::new());
@@ -113,6 +125,7 @@ impl Vrrp {
             wanted: wanted_here,
             facts: facts_here,
             arrived: arrived_here,
+            spoke: spoke_here,
             requests: requests_here,
             status: status_there,
             reports: reports_there,
@@ -125,10 +138,10 @@ impl Vrrp {
             .name("weir-vrrp".to_owned())
             .spawn(move || {
                 let _guard = Guard;
-                runtime.block_on(driver::run(clock, echo, edges));
+                runtime.block_on(driver::run(clock, echo, peers, edges));
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
-        Ok(Self { wanted, facts, arrived, requests, status, reports })
+        Ok(Self { wanted, facts, arrived, spoke, requests, status, reports })
     }
 
     /// Runs these instances. Those that are unchanged are not disturbed; those that are gone
@@ -145,6 +158,15 @@ impl Vrrp {
             let changed = *known != facts;
             *known = facts;
             changed
+        });
+    }
+
+    /// Tells when a peer last said something, by the monotonic clock.
+    pub fn peer_spoke(&self, time: Duration) {
+        self.spoke.send_if_modified(|known| {
+            let later = time > *known;
+            *known = time.max(*known);
+            later
         });
     }
 

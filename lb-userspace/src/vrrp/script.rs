@@ -63,7 +63,7 @@ async fn repeat(script: TrackScript, reports: mpsc::Sender<(TrackScript, bool)>)
         beat.tick().await;
         // Never closed.
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-        let outcome = health::run_script(&script.command, script.timeout, turn).await;
+        let outcome = health::run_script(&script.command, &[], script.timeout, turn).await;
         if let Err(reason) = &outcome {
             tracing::debug!(program = script.command[0], reason, "a tracked script failed");
         }

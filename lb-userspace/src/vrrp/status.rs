@@ -50,6 +50,12 @@ pub struct VrrpStatus {
     /// The hosts of the other routers that are known, if they are probed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostStatus>,
+    /// It has asked for a sign of a peer or a witness in vain, and does not take the addresses.
+    #[serde(default)]
+    pub cut_off: bool,
+    /// The witnesses, if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessStatus>,
     /// What shows that two routers have the addresses, while it does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split: Vec<SplitStatus>,
@@ -62,6 +68,15 @@ pub struct HostStatus {
     pub address: IpAddr,
     /// What its answers to probes say.
     pub liveness: Liveness,
+}
+
+/// A host that tells "the peer is gone" from "this node is cut off".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it answers.
+    pub answers: bool,
 }
 
 /// A sign of a split brain.

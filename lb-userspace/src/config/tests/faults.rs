@@ -379,6 +379,19 @@ fn peers() {
                 ],
             ),
             (
+                "[sync]\nlisten = \"10.0.0.1:9751\"\nkey_file = \"/sync.key\"\n\
+                 peers = [\"10.0.0.2:9751\"]\nfence = [\"off\"]\n\
+                 witness = [\"10.0.0.2\", \"10.0.0.9\", \"10.0.0.9\", \"fe80::1\"]",
+                &[
+                    "11:9: fence: the program is named by an absolute path",
+                    "12:11: witness: 10.0.0.2 is one of the peers; expected a host that is there \
+                     when they are not",
+                    "12:11: witness: 10.0.0.9 is given twice",
+                    "12:11: witness: fe80::1 is link-local, which names no interface; expected an \
+                     address that routes lead to",
+                ],
+            ),
+            (
                 "[sync]\nlisten = \"0.0.0.0:0\"\nkey_file = \"/sync.key\"\npeers = []",
                 &[
                     "8:10: listen: found 0.0.0.0:0, expected a port that peers know",

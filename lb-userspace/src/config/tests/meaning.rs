@@ -1,6 +1,6 @@
 //! What a good file means.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, net::IpAddr, time::Duration};
 
 use super::*;
 
@@ -100,8 +100,20 @@ fn peers() {
             peers: vec!["10.0.0.2:9751".parse().unwrap()],
             key_file: "/etc/weir/sync.key".into(),
             probe: Duration::from_millis(10),
+            witness: Vec::new(),
+            fence: Vec::new(),
         })
     );
+    let judged = format!(
+        "{SERVICE}{sync}\nwitness = [\"10.0.0.254\", \"2001:db8::1\"]\nfence = [\"/bin/off\", \"7\"]"
+    );
+    let judged = read(&judged).sync.unwrap();
+    assert_eq!(
+        judged.witness,
+        ["10.0.0.254", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap())
+    );
+    assert_eq!(judged.fence, ["/bin/off", "7"]);
+    assert!(read(&format!("{SERVICE}{sync}\nwitness = []\nfence = []")).sync.is_some());
     let probe = |value: &str| {
         let config = read(&format!("{SERVICE}{sync}\nprobe = \"{value}\""));
         config.sync.map(|sync| sync.probe)

@@ -23,8 +23,14 @@ struct End {
 
 impl End {
     async fn start(listen: SocketAddr, peer: SocketAddr, key: &Key) -> Self {
-        let config =
-            Config { listen, peers: vec![peer], key_file: "/unused".into(), probe: Duration::ZERO };
+        let config = Config {
+            listen,
+            peers: vec![peer],
+            key_file: "/unused".into(),
+            probe: Duration::ZERO,
+            witness: Vec::new(),
+            fence: Vec::new(),
+        };
         let connections = Connections::start(&config, key.clone()).await.unwrap();
         Self { connections, waiting: std::collections::VecDeque::new() }
     }

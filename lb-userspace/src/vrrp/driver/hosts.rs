@@ -13,7 +13,7 @@ use super::{Driver, Running};
 use crate::vrrp::{
     Echo,
     echo::{Liveness, News, Prober, Turn},
-    fsm::Input,
+    fsm::{Input, State, Why},
     instance::Told,
     probe::{ProbeSocket, Received},
     status::HostStatus,
@@ -164,6 +164,20 @@ impl Segment {
 }
 
 impl Driver {
+    /// Has a silent peer fenced that an instance takes over from.
+    pub(super) fn fence(&mut self, position: usize, to: State, why: &Why) {
+        let instance = &self.running[position].instance;
+        if to != State::Master {
+            return self.fence.forget(&instance.spec.name);
+        }
+        let Some(peer) = why.silent_peer() else { return };
+        let hosts = self.hosts.as_ref().map(|hosts| hosts.status(way(instance).as_ref()));
+        let mut hosts = hosts.into_iter().flatten();
+        let host = hosts.find(|host| host.address == peer).map(|host| host.liveness);
+        let host = host.unwrap_or(Liveness::Unknown);
+        self.fence.run(&instance.spec, peer, host, &why.to_string());
+    }
+
     /// Gives a sign of life, takes in what hosts have answered, and probes them.
     pub(super) fn probe(&mut self, now: Duration) {
         let Some(mut hosts) = self.hosts.take() else { return };
@@ -172,6 +186,9 @@ impl Driver {
         let findings = hosts.probe(now);
         self.hosts = Some(hosts);
         for Finding { way, host, news } in findings {
+            if let Some(sent) = news.answered.filter(|_| self.patience.is_some()) {
+                self.tell_all(&Input::Answered(sent), now);
+            }
             if let Some(turn) = news.silence {
                 self.tell_instances(&way, host, turn, now);
             }

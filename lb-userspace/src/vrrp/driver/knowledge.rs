@@ -37,18 +37,18 @@ impl Driver {
                     && each.instance.spec.name == spec.name
                     && !each.instance.retiring
             };
-            let running = match before.iter().position(same) {
-                Some(position) => {
-                    let mut running = before.remove(position);
-                    let old = running.instance.spec.clone();
-                    if old != spec {
-                        self.drop_addresses(&old);
-                        running.instance.reconfigure(spec);
-                        running.instance.announce_new(&old, now.monotonic);
-                    }
-                    running
+            let running = if let Some(position) = before.iter().position(same) {
+                let mut running = before.remove(position);
+                let old = running.instance.spec.clone();
+                if old != spec {
+                    self.drop_addresses(&old);
+                    running.instance.reconfigure(spec);
+                    running.instance.announce_new(&old, now.monotonic);
                 }
-                None => Running { instance: Instance::new(spec, now), socket: None, deaf: None },
+                running
+            } else {
+                let instance = Instance::new(spec, self.patience, now);
+                Running { instance, socket: None, deaf: None }
             };
             self.running.push(running);
         }

@@ -11,6 +11,7 @@ use crate::{
     config::{Name, Tracked, Vrrp},
     vrrp::{
         Report, VrrpStatus,
+        fence::Outcome,
         fsm::State,
         instance::{Instance, Told},
         keeper::{Mended, Orders, Place, Wanted},
@@ -93,6 +94,10 @@ impl Driver {
         }
     }
 
+    pub(super) fn tell_of_fence(&self, Outcome { instance, peer, result }: Outcome) {
+        self.report(instance, Told::Fenced { peer, failure: result.err() });
+    }
+
     pub(super) fn report(&self, instance: Name, told: Told) {
         if let Err(error) = self.reports.try_send(Report { instance, told }) {
             warn!("a report was lost, the daemon being busy: {error}");
@@ -103,7 +108,8 @@ impl Driver {
         let status = self.current().map(|instance| {
             let hosts = |hosts: &Hosts| hosts.status(hosts::way(instance).as_ref());
             let hosts = self.hosts.as_ref().map(hosts).unwrap_or_default();
-            VrrpStatus { hosts, ..instance.status() }
+            let witnesses = self.witnesses.status(self.last_round);
+            VrrpStatus { hosts, witnesses, ..instance.status() }
         });
         let status: Vec<VrrpStatus> = status.collect();
         self.status.send_if_modified(|known| {

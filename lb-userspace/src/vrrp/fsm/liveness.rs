@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::{Fsm, Role};
 use crate::vrrp::echo::Silence;
 
+/// Of a master: coming later than that, it has had no chance to see its peers.
+const STALL_LEAST: Duration = Duration::from_millis(250);
+
 impl Fsm {
     /// The master's host no longer answers: the wait for its adverts ends, unless one came since.
     ///
@@ -24,13 +27,14 @@ impl Fsm {
     }
 
     /// The master's host answers again.
-    pub(super) fn host_answers(&mut self) {
+    pub(super) fn host_answers(&mut self, now: Duration) {
         let interval = self.master_down_interval();
         if let Role::Backup(backup) = &mut self.role
             && backup.silent.take().is_some()
         {
             backup.down = backup.heard + interval;
         }
+        self.withdraw_question(now);
     }
 
     /// We came this much too late: adverts may have been lost with nobody to receive them, or the
@@ -43,6 +47,11 @@ impl Fsm {
             && !std::mem::replace(&mut backup.reprieved, true)
         {
             backup.down = backup.down.max(now + interval + skew);
+        }
+        self.withdraw_question(now);
+        // The signs of that time wait to be taken in, or were not asked for.
+        if late > STALL_LEAST {
+            self.spoke(now);
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub preempt_delay: Duration,
     /// The address that our adverts come from, which decides between equal priorities.
     pub own: IpAddr,
+    /// With witnesses: how long a master keeps the addresses without a sign of a peer or a witness.
+    pub patience: Option<Duration>,
     /// Whether other instances move with this one: it then waits for [`super::Fsm::follow`].
     pub grouped: bool,
     /// Whether other routers know of flows and slots what this one does not know yet.
@@ -64,6 +66,10 @@ pub enum Input<'a> {
     Silent(Silence),
     /// It does so again.
     Answers,
+    /// A witness, or another router's host, has answered what was sent to it at this time.
+    Answered(Duration),
+    /// Another router has said something at this time, other than by adverts.
+    Spoke(Duration),
     /// We ourselves come this much later than we meant to.
     Stalled(Duration),
     /// So many packets for the addresses have arrived since this was last told, about a second ago.
@@ -96,6 +102,10 @@ pub enum Output {
     Awaits(Peer),
     /// Announce the addresses anew: another router had them as well.
     Announce,
+    /// Ask the witnesses now: the master is gone, or we are cut off.
+    Ask,
+    /// Neither a peer nor a witness answers: the addresses are not taken.
+    CutOff,
     /// Two routers have the addresses.
     Split(Split),
     /// This no longer shows.
@@ -120,8 +130,8 @@ pub enum Why {
     Started,
     /// It owns the addresses (priority 255).
     Owner,
-    /// The master was silent for this long.
-    Silence(Duration),
+    /// The master, if one was known, was silent for this long.
+    Silence(Option<IpAddr>, Duration),
     /// The master's host has answered no probe for this long.
     Unanswered(IpAddr, Duration),
     /// The master said that it leaves.
@@ -142,6 +152,19 @@ pub enum Why {
     Missing(String),
     /// The daemon stops.
     Stopped,
+    /// Neither a peer nor a witness is to be seen.
+    CutOff,
+}
+
+impl Why {
+    /// The silent router that was replaced, if this is why.
+    pub const fn silent_peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Silence(peer, _) => *peer,
+            Self::Unanswered(peer, _) => Some(*peer),
+            _ => None,
+        }
+    }
 }
 
 /// Why a wish was refused.
@@ -223,7 +246,7 @@ impl fmt::Display for Why {
         match self {
             Self::Started => f.write_str("ready"),
             Self::Owner => f.write_str("owner of the addresses"),
-            Self::Silence(time) => {
+            Self::Silence(_, time) => {
                 write!(f, "no advert of a master for {:.1} ms", time.as_secs_f64() * 1000.0)
             }
             Self::Unanswered(address, time) => {
@@ -241,6 +264,7 @@ impl fmt::Display for Why {
             Self::Group => f.write_str("follows its sync group"),
             Self::Missing(what) => f.write_str(what),
             Self::Stopped => f.write_str("weir stops"),
+            Self::CutOff => f.write_str("cut off: neither a peer nor a witness is to be seen"),
         }
     }
 }

@@ -153,11 +153,10 @@ impl Watch {
 /// Sees a sign, and tells of it unless that was done: whoever makes adverts up shall not fill the
 /// log.
 fn raise(place: &mut Option<Sign>, split: Split, until: Duration, out: &mut Vec<Output>) {
-    match place {
-        Some(sign) => sign.until = until,
-        None => {
-            *place = Some(Sign { split, until });
-            out.push(Output::Split(split));
-        }
+    if let Some(sign) = place {
+        sign.until = until;
+    } else {
+        *place = Some(Sign { split, until });
+        out.push(Output::Split(split));
     }
 }

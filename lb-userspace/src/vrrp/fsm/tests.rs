@@ -39,6 +39,7 @@ fn read_settings(text: &str) -> Settings {
         preempt: true,
         preempt_delay: Duration::ZERO,
         own: "10.0.0.1".parse().unwrap(),
+        patience: None,
         grouped: false,
         lacks_tables: false,
     };
@@ -46,6 +47,7 @@ fn read_settings(text: &str) -> Settings {
         match word.split_once('=').unwrap_or((word, "")) {
             ("v2", _) => settings.version = Version::V2,
             ("v3", _) => settings.version = Version::V3,
+            ("patience", value) => settings.patience = Some(parse_duration(value).expect(word)),
             ("grouped", _) => settings.grouped = true,
             ("lacking", _) => settings.lacks_tables = true,
             ("nopreempt", _) => settings.preempt = false,
@@ -92,6 +94,8 @@ fn act(fsm: &mut Fsm, event: &str, now: Duration) -> String {
             fsm.handle(Input::Silent(Silence { since, last, interval }), now)
         }
         ["answers"] => fsm.handle(Input::Answers, now),
+        ["answered", sent] => fsm.handle(Input::Answered(parse_duration(sent).unwrap()), now),
+        ["spoke"] => fsm.handle(Input::Spoke(now), now),
         ["packets", count] => fsm.handle(Input::Arrived(count.parse().unwrap()), now),
         ["stalled", late] => fsm.handle(Input::Stalled(parse_duration(late).unwrap()), now),
         ["preempt"] => match fsm.preempt(now) {
@@ -119,6 +123,8 @@ fn output(output: &Output) -> String {
         Output::Kept => "kept".to_owned(),
         Output::Awaits(peer) => format!("await {peer}"),
         Output::Announce => "announce".to_owned(),
+        Output::Ask => "ask".to_owned(),
+        Output::CutOff => "cut off".to_owned(),
         Output::Split(split) => format!("split: {split}"),
         Output::SplitOver(_) => "split over".to_owned(),
     }
@@ -131,6 +137,12 @@ fn describe(fsm: &Fsm) -> String {
     }
     if fsm.is_leaving() {
         text.push_str(" leaving");
+    }
+    if fsm.is_in_doubt() {
+        text.push_str(" in doubt");
+    }
+    if fsm.is_cut_off() {
+        text.push_str(" cut off");
     }
     match fsm.deadline() {
         Some(time) => format!("{text} until {}ms", millis(time)),
@@ -169,4 +181,5 @@ scripts!(
     stalls,
     tables,
     split,
+    witness,
 );

@@ -40,7 +40,7 @@ fn spec(version: Version) -> Vrrp {
 /// An instance that has started as backup at time 0.
 fn backup(version: Version) -> Instance {
     let epoch = Now { monotonic: Duration::ZERO, wall: SystemTime::UNIX_EPOCH };
-    let mut instance = Instance::new(spec(version), epoch);
+    let mut instance = Instance::new(spec(version), None, epoch);
     let local = filter(version).own;
     let outputs = instance.assess(Assessment::default(), Some(local[0]), local, Duration::ZERO);
     assert_eq!(outputs.len(), 1, "{outputs:?}");
