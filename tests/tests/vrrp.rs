@@ -405,3 +405,52 @@ fn strangers_are_counted_and_not_followed() {
     }
     assert!(metrics.contains("weir_vrrp_discarded_total{instance=\"front\",reason=\"password\"}"));
 }
+
+#[test]
+fn an_address_that_was_there_before_stays_with_the_master_alone() {
+    let lab = lab();
+    // As an operator may have put it there, and with another network.
+    for balancer in lab.balancers() {
+        let prefix = format!("{ADDRESS}/32");
+        balancer.namespace().run(&["ip", "address", "add", &prefix, "dev", "eth0"]).unwrap();
+    }
+    let (mut first, second) = start_pair(&lab, "interval = \"50ms\"");
+    assert_eq!((front(&first).transitions, front(&second).transitions), (2, 1));
+    first.stop().unwrap();
+    settle_alone(&lab, &second);
+    assert!(!has(&lab.balancers()[0], ADDRESS));
+}
+
+#[test]
+fn an_interface_that_goes_away_and_comes_back_is_used_again() {
+    let lab = lab();
+    let one = &lab.balancers()[0];
+    let namespace = one.namespace();
+    let add = || {
+        for words in [
+            "ip link add spare type veth peer name spare-peer",
+            "ip link set spare-peer up",
+            "ip address add 10.88.0.2/24 dev spare",
+            "ip link set spare up",
+        ] {
+            namespace.run(&words.split(' ').collect::<Vec<_>>()).unwrap();
+        }
+    };
+    add();
+    let services = one.config(&[lab.service("web", PORT)]);
+    let spare = instance("front", 51, "10.88.0.100", FIRST, "interval = \"50ms\"");
+    let weir = one.start_weir(&format!("{services}\n{}", spare.replace("eth0", "spare"))).unwrap();
+    let has = || namespace.has_address("10.88.0.100".parse().unwrap()).unwrap();
+    wait_for_state(&weir, State::Master);
+    eventually("the address is on", has);
+
+    namespace.run(&["ip", "link", "del", "spare"]).unwrap();
+    wait_for_state(&weir, State::Fault);
+    assert_eq!(front(&weir).reason, "there is no interface spare");
+    add();
+    wait_for_state(&weir, State::Master);
+    eventually("the address is on again", has);
+    // It also sends by the new interface, which has another index.
+    let sent = front(&weir).sent;
+    eventually("adverts go out", || front(&weir).sent > sent + 5);
+}
