@@ -6,7 +6,7 @@
 //! packet, each write and each sweep can be repeated on a [`Mirror`]: the kernel.
 
 mod event;
-mod memory;
+pub(crate) mod memory;
 mod mirror;
 
 use std::{cell::Cell, fmt, time::Duration};

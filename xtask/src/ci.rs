@@ -10,9 +10,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build_ebpf, demo, process,
+    build_ebpf, demo, packages, process,
     test::{Suite, run_on_kernels, run_suites},
-    tools,
     vm::{self, Release},
     workspace,
 };
@@ -143,21 +142,7 @@ fn kernels() -> Result<()> {
 
 /// cargo-deny from PATH or `target/tools`; built there if it is nowhere.
 fn cargo_deny() -> Result<PathBuf> {
-    let own = tools().join("bin/cargo-deny");
-    if process::is_executable(&own) {
-        return Ok(own);
-    }
-    if let Some(found) = process::find_program("cargo-deny") {
-        return Ok(found);
-    }
-    process::announce(&format!("building cargo-deny {CARGO_DENY} (three or four minutes, once)"));
-    process::run(
-        process::cargo()
-            .args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--quiet"])
-            .arg("--root")
-            .arg(tools()),
-    )?;
-    Ok(own)
+    packages::cargo_tool("cargo-deny", CARGO_DENY)
 }
 
 /// Where the rebuilt object lies.

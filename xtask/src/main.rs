@@ -10,6 +10,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod failover;
+mod fuzz;
 mod hold;
 mod mutate;
 mod packages;
@@ -54,6 +55,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run something on another kernel, in a virtual machine
     Vm(vm::Arguments),
+    /// Feed the readers of bytes from outside with made-up bytes (needs rustup's nightly)
+    Fuzz(fuzz::Arguments),
     /// Leave out each rule of steering in turn, and show that the model notices
     Mutate,
     /// Run everything that a change must pass
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Failover(arguments) => failover::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Mutate => mutate::run(),
         Command::Ci => ci::run(),
         Command::KernelFeatures(arguments) => vm::guest::features(&arguments),

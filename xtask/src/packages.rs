@@ -1,10 +1,15 @@
-//! Debian packages: what is missing, and installing it.
+//! Debian packages and programs of cargo's: what is missing, and installing it.
 
-use std::{collections::BTreeSet, ffi::OsStr, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
-use crate::process;
+use crate::{process, tools};
 
 /// What to do when a package is missing and we are not root.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +35,25 @@ pub(crate) const KEEPALIVED: (&str, &str) = ("keepalived", "keepalived");
 
 /// Who decodes what weir sends.
 pub(crate) const TSHARK: (&str, &str) = ("tshark", "tshark");
+
+/// A program that cargo installs, from `target/tools` or PATH; built there if it is nowhere.
+pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let own = tools().join("bin").join(name);
+    if process::is_executable(&own) {
+        return Ok(own);
+    }
+    if let Some(found) = process::find_program(name) {
+        return Ok(found);
+    }
+    process::announce(&format!("building {name} {version} (some minutes, once)"));
+    process::run(
+        process::cargo()
+            .args(["install", name, "--version", version, "--locked", "--quiet"])
+            .arg("--root")
+            .arg(tools()),
+    )?;
+    Ok(own)
+}
 
 /// Installs those of the packages that are missing; `purpose` says what needs them.
 pub(crate) fn ensure(packages: &[&str], purpose: &str, unprivileged: Unprivileged) -> Result<()> {

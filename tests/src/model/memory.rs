@@ -21,19 +21,19 @@ use super::{BACKENDS, PARAMETERS, Protocol, SPAN, TURNS};
 
 /// Tables in memory.
 #[derive(Debug)]
-pub(super) struct Memory {
-    pub(super) buckets: Vec<ServiceBucket>,
-    pub(super) slots: Vec<Cell<Slot>>,
-    pub(super) backends: Vec<BackendEntry>,
-    pub(super) rotation: Rotation,
-    pub(super) loads: Vec<Load>,
-    pub(super) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    pub(super) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    pub(super) now: Cell<Duration>,
+pub(crate) struct Memory {
+    pub(crate) buckets: Vec<ServiceBucket>,
+    pub(crate) slots: Vec<Cell<Slot>>,
+    pub(crate) backends: Vec<BackendEntry>,
+    pub(crate) rotation: Rotation,
+    pub(crate) loads: Vec<Load>,
+    pub(crate) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    pub(crate) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    pub(crate) now: Cell<Duration>,
 }
 
 impl Memory {
-    pub(super) fn new(key: ServiceKey) -> Self {
+    pub(crate) fn new(key: ServiceKey) -> Self {
         let buckets: Vec<ServiceBucket> = (0..2).map(|_| ServiceBucket::default()).collect();
         let entry = &buckets[key.places().first(PARAMETERS.place_mask) as usize].0[0];
         entry.ring.store(SPAN.to_word());
@@ -52,12 +52,12 @@ impl Memory {
         }
     }
 
-    pub(super) fn entry(&self, protocol: Protocol) -> &ServiceEntry {
+    pub(crate) fn entry(&self, protocol: Protocol) -> &ServiceEntry {
         let Place { bucket, half } = place(protocol);
         &self.buckets[bucket as usize].0[usize::from(half)]
     }
 
-    pub(super) fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
+    pub(crate) fn table(&self, stage: Stage) -> &RefCell<HashMap<FlowKey, Rc<FlowRecord>>> {
         match stage {
             Stage::HalfOpen => &self.half_open,
             Stage::Confirmed => &self.confirmed,
