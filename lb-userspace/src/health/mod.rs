@@ -76,6 +76,8 @@ struct Context {
     clock: Clock,
     sockets: Turns,
     scripts: Turns,
+    /// How much of the longest delay a first check is put off by: random, unless a test says.
+    delay: fn() -> f64,
 }
 
 /// A limit on what runs at the same time.
@@ -102,6 +104,7 @@ impl Checker {
             clock,
             sockets: Turns::new(socket_limit()),
             scripts: Turns::new(MAX_SCRIPTS),
+            delay: rand::random,
         };
         Self { running: HashMap::new(), context }
     }
@@ -155,7 +158,7 @@ impl Context {
             return;
         }
         let start = Instant::now();
-        let mut schedule = Schedule::new(target.check.interval, rand::random());
+        let mut schedule = Schedule::new(target.check.interval, (self.delay)());
         loop {
             sleep_until(start + schedule.next(start.elapsed(), rand::random())).await;
             let (started, outcome) = self.check(&target).await;
