@@ -199,10 +199,12 @@ impl Core {
             .iter()
             .map(|spec| (service::key(spec.address, spec.port, spec.protocol), &spec.name))
             .collect();
-        for (name, service) in &mut self.services {
-            let anothers = wanted.get(&service.key).is_some_and(|owner| *owner != name);
-            if let Some(place) = service.place.filter(|_| anothers) {
-                service.place = None;
+        let anothers = self.services.names(|name, service| {
+            wanted.get(&service.key).is_some_and(|owner| *owner != name)
+        });
+        for name in anothers {
+            let Some(service) = self.services.get_mut(&name) else { continue };
+            if let Some(place) = service.place.take() {
                 self.places.remove(service.key);
                 self.actions.push(Action::Write(Write::ServiceGone(place)));
             }
@@ -219,9 +221,11 @@ impl Core {
     ) -> Result<(), String> {
         let placement = self.places.insert(key).ok_or_else(|| full("services"))?;
         for (moved, from, to) in placement.moves {
-            let Some(other) = self.services.values_mut().find(|s| s.place == Some(from)) else {
+            let Some(other) = self.services.values().find(|s| s.place == Some(from)) else {
                 continue;
             };
+            let other = other.spec.name.clone();
+            let Some(other) = self.services.get_mut(&other) else { continue };
             other.place = Some(to);
             let ring = other.ring.span().to_word();
             let copy = Write::Service { place: to, key: moved, ring, meta: other.meta };
@@ -307,6 +311,7 @@ impl Core {
         (backend.state, backend.reason) = backend.assess(&service.spec.health);
         let what = format!("added: {}, weight {}", backend.spec.address, backend.spec.weight);
         service.backends.insert(id.backend.clone(), backend);
+        self.at_address = None;
         // The number may have been another's: no way to it, and no traffic counted, until written.
         self.write(Write::BackendClosed(number));
         self.write(Write::Life(number, Life::new(life, false, false)));

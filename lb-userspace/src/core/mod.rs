@@ -29,16 +29,18 @@ pub mod ring;
 pub mod rotation;
 pub mod saved;
 mod service;
+mod services;
 mod settle;
 mod slow_start;
 pub mod status;
 mod suspicion;
 pub mod sweep;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -70,6 +72,7 @@ use self::{
     replica::Replica,
     saved::Saved,
     service::Service,
+    services::Services,
     slow_start::SlowStart,
     suspicion::{Fall, Suspicion},
 };
@@ -80,8 +83,10 @@ use crate::config::{Config, Limits, Name};
 pub struct Core {
     config: Config,
     changes: Changes,
-    services: BTreeMap<Name, Service>,
+    services: Services,
     hops: HashMap<IpAddr, Result<NextHop, String>>,
+    /// Whose backends an address is, found out when first asked for after a backend came.
+    at_address: Option<HashMap<IpAddr, Vec<BackendId>>>,
     places: Places,
     service_numbers: Numbers,
     backend_numbers: Numbers,
@@ -168,8 +173,9 @@ impl Core {
     ) -> Result<Self, String> {
         let mut core = Self {
             changes: saved.changes.clone(),
-            services: BTreeMap::new(),
+            services: Services::default(),
             hops: HashMap::new(),
+            at_address: None,
             places: Places::new(places::buckets_for(limits.services)),
             service_numbers: Numbers::new(limits.services),
             backend_numbers: Numbers::new(limits.backends),
@@ -201,8 +207,11 @@ impl Core {
     /// Time has gone by: new services that have waited long enough begin, slow starts go on.
     pub fn tick(&mut self, now: Now) {
         self.now = now.monotonic;
-        for service in self.services.values_mut() {
-            service.proceed_slow_starts(now.monotonic);
+        let waits = |service: &Service| service.warm_until.is_some() || service.has_slow_starts();
+        for name in self.services.names(|_, service| waits(service)) {
+            if let Some(service) = self.services.get_mut(&name) {
+                service.proceed_slow_starts(now.monotonic);
+            }
         }
     }
 
@@ -227,16 +236,10 @@ impl Core {
     pub fn next_hop(&mut self, report: NextHopReport, now: Now) {
         let NextHopReport { address, outcome } = report;
         self.hops.insert(address, outcome);
-        // Names are copied for those concerned only: each of thousands of addresses comes by here.
-        let mut ids = Vec::new();
-        for (service, running) in &self.services {
-            let here = running.backends.values().filter(|b| b.spec.address == address);
-            ids.extend(here.map(|backend| BackendId {
-                service: service.clone(),
-                backend: backend.spec.name.clone(),
-            }));
-        }
-        for id in ids {
+        // Each of thousands of addresses comes by here.
+        let services = &self.services;
+        let known = self.at_address.get_or_insert_with(|| by_address(services));
+        for id in known.get(&address).cloned().unwrap_or_default() {
             self.follow_hop(&id, now);
         }
     }
@@ -283,7 +286,9 @@ impl Core {
         let mut moved = HashMap::new();
         let now = self.now;
         let following = self.is_following();
-        for service in self.services.values_mut() {
+        for name in self.services.take_changed() {
+            let Some(service) = self.services.concluded_mut(&name) else { continue };
+            // One that waits for its backends is looked at again with each report and tick.
             if !service.stale || service.is_warming(now) {
                 continue;
             }
@@ -389,6 +394,18 @@ impl Core {
                 .map(|backend| BackendId { service: service.clone(), backend: backend.clone() })
         })
     }
+}
+
+/// The backends at each address. Who has left since is no harm: nobody finds it any more.
+fn by_address(services: &Services) -> HashMap<IpAddr, Vec<BackendId>> {
+    let mut found: HashMap<IpAddr, Vec<BackendId>> = HashMap::new();
+    for (service, running) in services.iter() {
+        for (name, backend) in &running.backends {
+            let id = BackendId { service: service.clone(), backend: name.clone() };
+            found.entry(backend.spec.address).or_default().push(id);
+        }
+    }
+    found
 }
 
 /// The writes that bring a backend's entry to `words`, safe for packets that read it meanwhile.

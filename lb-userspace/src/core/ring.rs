@@ -19,6 +19,7 @@ use lb_common::{
 use super::{
     KernelFlow, SlotsStatus,
     recorded::{OnSlot, Recorded},
+    tally::Tally,
 };
 
 /// How much longer than an idle time-out a slot moves, and a record is kept: the kernel stamps
@@ -177,10 +178,8 @@ impl Ring {
 
     /// Gives every slot to its owner, such that no flow to a backend that lives goes elsewhere.
     pub fn give(&mut self, owners: &[u16], lives: impl Fn(u16) -> bool, now: Duration) -> Changed {
-        // Counted by number in a flat table: this stands between a fault and its repair.
-        let numbers = owners.iter().copied().chain(self.slots.iter().map(|slot| slot.owner()));
-        let highest = numbers.filter(|number| *number != Slot::NONE).max().unwrap_or(0);
-        let mut moved = vec![0; usize::from(highest) + 1];
+        let old_owners = self.slots.iter().map(|slot| slot.owner());
+        let mut moved = Tally::spanning(owners.iter().copied().chain(old_owners));
         let mut changed = Changed::default();
         for (position, owner) in (0..).zip(owners) {
             let old = self.slots[position as usize];
@@ -193,18 +192,15 @@ impl Ring {
                 Tracking::EveryFlow => old.given_beside_records(*owner, &lives),
             };
             if old.owner() != *owner {
-                for number in [old.owner(), *owner] {
-                    if let Some(count) = moved.get_mut(usize::from(number)) {
-                        *count += 1;
-                    }
-                }
+                moved.add(old.owner());
+                moved.add(*owner);
             }
             if new != old {
                 self.set(position, new, now);
                 changed.slots.push((self.span.base + position, new));
             }
         }
-        changed.moved = (0..=u16::MAX).zip(moved).filter(|(_, count)| *count > 0).collect();
+        changed.moved = moved.counted().collect();
         changed
     }
 

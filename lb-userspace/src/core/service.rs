@@ -16,6 +16,7 @@ use super::{
     rotation::Rotation,
     settle::Panic,
     slow_start::STEPS,
+    tally::Tally,
 };
 use crate::config::{Algorithm, HealthCheck, Name, OnEmpty, Protocol, Service as Spec};
 
@@ -202,12 +203,12 @@ impl Service {
     }
 
     pub(super) fn count_slots(&mut self) {
-        let mut counts = vec![0u32; usize::from(u16::MAX) + 1];
+        let mut owners = Tally::spanning(self.backends.values().map(|backend| backend.number));
         for slot in self.ring.slots() {
-            counts[usize::from(slot.owner())] += 1;
+            owners.add(slot.owner());
         }
         for backend in self.backends.values_mut() {
-            backend.slots = counts[usize::from(backend.number)];
+            backend.slots = owners.of(backend.number);
         }
     }
 

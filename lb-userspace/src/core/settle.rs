@@ -51,11 +51,12 @@ impl Core {
         let suspicion = self.suspicion;
         let following = self.is_following();
         let mut touched = Vec::new();
-        for (name, service) in &mut self.services {
+        for name in self.services.changed() {
+            let Some(service) = self.services.get_mut(&name) else { continue };
             if std::mem::take(&mut service.touched) {
                 let before = service.panic;
                 let backups = service.called_or_dismissed(suspicion.as_ref());
-                touched.push((name.clone(), before, backups, service.settle(following)));
+                touched.push((name, before, backups, service.settle(following)));
             }
         }
         for (name, before, backups, lives) in touched {

@@ -64,6 +64,11 @@ impl SlowStart {
 }
 
 impl Service {
+    /// Whether a backend is in slow start.
+    pub(super) fn has_slow_starts(&self) -> bool {
+        self.backends.values().any(|backend| backend.slow_start.is_some())
+    }
+
     /// Lets time go by for backends in slow start.
     pub(super) fn proceed_slow_starts(&mut self, now: Duration) {
         for backend in self.backends.values_mut() {
@@ -80,7 +85,7 @@ impl Service {
 
     /// Leaves slots with whoever has them, until the turn of their new owners comes.
     pub(super) fn hold_back(&self, owners: &mut [u16], candidates: &[Candidate]) {
-        if self.backends.values().all(|backend| backend.slow_start.is_none()) {
+        if !self.has_slow_starts() {
             return;
         }
         // By number: this is asked for every slot.

@@ -86,7 +86,7 @@ impl Core {
     /// Begins or ends the suspicion, whichever follows from what is known.
     pub(super) fn weigh_suspicion(&mut self) {
         let fallen = self.fallen.take();
-        let changed = self.services.is_empty() || self.services.values().any(|s| s.touched);
+        let changed = self.services.is_empty() || self.is_touched();
         match (self.suspicion, fallen) {
             // Counted only where something may come of it: reports of failures go on meanwhile.
             (Some(suspicion), _) if changed || suspicion.is_over(self.now) => {
@@ -95,6 +95,12 @@ impl Core {
             (None, Some(fall)) => self.begin_suspicion(fall),
             (Some(_), _) | (None, None) => {}
         }
+    }
+
+    /// Whether something changed from which more may follow.
+    fn is_touched(&self) -> bool {
+        let changed = self.services.changed();
+        changed.iter().any(|name| self.services.get(name).is_some_and(|service| service.touched))
     }
 
     /// Takes over the suspicion of the run before.
