@@ -78,6 +78,8 @@ pub(super) struct Daemon {
     pub(super) arrivals: Option<JoinHandle<()>>,
     /// Why the state is not kept at the moment, if so.
     pub(super) unsaved: Option<String>,
+    /// Whether the state has changed since it was last handed over to be kept.
+    pub(super) outdated: bool,
     /// The peers, if there are any.
     pub(super) replication: Option<Replication>,
     pub(super) sequence: u64,
@@ -161,6 +163,7 @@ impl Daemon {
             ask = self.edges.signals.next() => self.asked(ask),
             Some(request) = self.edges.requests.recv() => self.answer(request),
             wake = woken(&mut self.replication) => self.replicate(wake),
+            () = self.edges.saver.freed(), if self.outdated => self.save_soon(),
         }
         let now = self.clock.now();
         for report in checks {
@@ -202,7 +205,7 @@ impl Daemon {
         }
         if self.unsaved.is_some() {
             // What changed meanwhile is still to be kept.
-            self.edges.saver.save_soon(self.state());
+            self.save_soon();
         }
         self.unsaved = unsaved;
     }
@@ -251,11 +254,15 @@ impl Daemon {
                     error!("{error:#}");
                     self.unattached.insert(self.attachments[position].name.clone());
                 }
+                if changed.is_some() {
+                    self.inform_vrrp();
+                }
             }
             NetlinkReport::LinkGone { name, .. } => {
                 if self.attachments.iter().any(|attachment| attachment.name == name) {
                     warn!("{name} is gone: no packet arrives by it until it is back");
                     self.unattached.insert(name);
+                    self.inform_vrrp();
                 }
             }
         }
@@ -265,6 +272,7 @@ impl Daemon {
     pub(super) fn carry_out(&mut self) {
         let actions = self.core.commit();
         let decided = self.clock.now();
+        let something = !actions.is_empty();
         let mut events = Vec::new();
         let (mut writes, mut messages) = (Vec::new(), Vec::new());
         let publishes = self.replication.as_ref().is_some_and(Replication::publishes);
@@ -287,6 +295,7 @@ impl Daemon {
                 Action::Persist if position == 0 => {
                     let state = self.state();
                     tokio::task::block_in_place(|| self.edges.saver.save_now(state));
+                    self.outdated = false;
                 }
                 Action::Persist => persist = true,
                 Action::Targets => wanted = true,
@@ -312,9 +321,11 @@ impl Daemon {
             self.edges.resolver.watch(self.core.addresses());
         }
         if persist {
-            self.edges.saver.save_soon(self.state());
+            self.save_soon();
         }
-        self.inform_vrrp();
+        if something {
+            self.inform_vrrp();
+        }
     }
 
     /// Attaches the program to every interface, or swaps it in; to all of them or to none.
@@ -373,6 +384,14 @@ impl Daemon {
         let event = Event { sequence: self.sequence, time: self.clock.now().wall, kind, phases };
         info!(target: "weir::events", "{}", serde_json::to_string(&event).unwrap_or_default());
         self.edges.events.publish(event);
+    }
+
+    /// Hands the state over to be kept, or leaves that for when there is time.
+    fn save_soon(&mut self) {
+        self.outdated = !self.edges.saver.is_free();
+        if !self.outdated {
+            self.edges.saver.save_soon(self.state());
+        }
     }
 
     pub(super) fn state(&self) -> State {

@@ -112,6 +112,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         past: Past::default(),
         arrivals: None,
         unsaved: None,
+        outdated: false,
         replication,
         sequence: 0,
         stopping: false,

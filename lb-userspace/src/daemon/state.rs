@@ -7,17 +7,24 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::sleep_until};
 use tracing::{error, warn};
 
 use crate::{config::Limits, core::saved::Saved, dataplane::TablesId, vrrp::HeldAddress};
 
 /// Files put aside that are kept.
 const ASIDE_MAX: u32 = 8;
+/// How many times as long as a write took the next one that is in no hurry waits: with thousands
+/// of backends that come up one by one, writing costs a tenth of a processor at most…
+const REST: u32 = 9;
+/// …and this is how long a crash may set the checks' findings back.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// The file's content.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,10 +44,12 @@ pub(super) struct Lock {
     _file: Flock<File>,
 }
 
-/// Writes states in the background, the latest only; or at once, when asked to.
+/// Writes states in the background, one at a time; or at once, when asked to.
 #[derive(Debug)]
 pub(super) struct Saver {
     jobs: mpsc::Sender<Job>,
+    /// From when on the next state may be handed over; nothing while one is being written.
+    free: Arc<watch::Sender<Option<Instant>>>,
     /// Why the last attempt failed, if it did.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -153,12 +162,32 @@ impl Saver {
         let (path, seed_path) = (file(state_dir), seed_file(state_dir));
         let kept = kept_seed(state_dir);
         let failure = Arc::default();
-        let told = Arc::clone(&failure);
+        let free = Arc::new(watch::Sender::new(Some(Instant::now())));
+        let (told, freed) = (Arc::clone(&failure), Arc::clone(&free));
         thread::Builder::new()
             .name("weir-state".to_owned())
-            .spawn(move || write_all(&path, (&seed_path, kept), &queue, &told))
+            .spawn(move || write_all(&path, (&seed_path, kept), &queue, &told, &freed))
             .context("starting the thread that keeps the state")?;
-        Ok(Self { jobs, failure })
+        Ok(Self { jobs, free, failure })
+    }
+
+    /// Whether a state that is in no hurry may be handed over: each is a copy of everything, so
+    /// they are not to pile up.
+    pub(super) fn is_free(&self) -> bool {
+        self.free.borrow().is_some_and(|from| from <= Instant::now())
+    }
+
+    /// Waits until [`Saver::is_free`]. Cancel safe.
+    pub(super) async fn freed(&self) {
+        let mut free = self.free.subscribe();
+        loop {
+            let from = *free.borrow_and_update();
+            match from {
+                Some(from) => return sleep_until(from.into()).await,
+                // The sender is ours: it is there as long as we are.
+                None => drop(free.changed().await),
+            }
+        }
     }
 
     /// Why the state is not kept at the moment, if so.
@@ -179,6 +208,7 @@ impl Saver {
     }
 
     fn send(&self, state: State, done: Option<mpsc::Sender<()>>) {
+        self.free.send_replace(None);
         // The thread ends only with the last sender.
         drop(self.jobs.send(Job { state, done }));
     }
@@ -189,8 +219,10 @@ fn write_all(
     (seed_path, mut kept): (&Path, Option<[u64; 2]>),
     queue: &mpsc::Receiver<Job>,
     failure: &Mutex<Option<String>>,
+    free: &watch::Sender<Option<Instant>>,
 ) {
     while let Ok(first) = queue.recv() {
+        let begun = Instant::now();
         let mut job = first;
         let mut waiting = Vec::new();
         waiting.extend(job.done.take());
@@ -218,6 +250,7 @@ fn write_all(
         }
         *failure = outcome.err();
         drop(failure);
+        free.send_replace(Some(Instant::now() + (begun.elapsed() * REST).min(REST_MAX)));
         drop(waiting);
     }
 }
@@ -310,6 +343,22 @@ mod tests {
         fs::remove_dir(&obstacle).unwrap();
         saver.save_now(State::default());
         assert_eq!(saver.failure(), None);
+    }
+
+    #[tokio::test]
+    async fn one_state_at_a_time_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let saver = Saver::start(directory.path()).unwrap();
+        assert!(saver.is_free());
+        // Whoever opens a pipe to write waits for a reader.
+        let pipe = directory.path().join("state.json.new");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        saver.save_soon(State::default());
+        assert!(!saver.is_free());
+        let reader = File::open(&pipe).unwrap();
+        saver.freed().await;
+        assert!(saver.is_free());
+        drop(reader);
     }
 
     #[test]
