@@ -87,7 +87,7 @@ impl Drop for LineServer {
 }
 
 /// The standard library's listener has a backlog of 128.
-fn open(port: u16) -> io::Result<TcpListener> {
+pub(crate) fn open(port: u16) -> io::Result<TcpListener> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet6, SockType::Stream, flags, None)?;
     // Connections of the server before it may linger on the port.

@@ -199,9 +199,9 @@ impl Core {
             .iter()
             .map(|spec| (service::key(spec.address, spec.port, spec.protocol), &spec.name))
             .collect();
-        let anothers = self.services.names(|name, service| {
-            wanted.get(&service.key).is_some_and(|owner| *owner != name)
-        });
+        let anothers = self
+            .services
+            .names(|name, service| wanted.get(&service.key).is_some_and(|owner| *owner != name));
         for name in anothers {
             let Some(service) = self.services.get_mut(&name) else { continue };
             if let Some(place) = service.place.take() {

@@ -18,9 +18,8 @@ impl Tally {
     /// [`Slot::NONE`] is nobody's.
     pub(super) fn spanning(numbers: impl Iterator<Item = u16>) -> Self {
         let some = numbers.filter(|number| *number != Slot::NONE);
-        let (first, last) = some.fold((u16::MAX, 0), |(low, high), number| {
-            (low.min(number), high.max(number))
-        });
+        let (first, last) =
+            some.fold((u16::MAX, 0), |(low, high), number| (low.min(number), high.max(number)));
         let length = usize::from(last.saturating_sub(first)) + usize::from(first <= last);
         Self { first, counts: vec![0; length] }
     }

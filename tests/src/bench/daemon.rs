@@ -1,5 +1,5 @@
-//! What a large configuration costs the daemon: its start, its memory, its checks. The real daemon
-//! in a lab, with the clock and the accounts of the kernel.
+//! What a large configuration costs the daemon: its start, its memory, its checks, its answers. The
+//! real daemon in a lab, with the clock and the accounts of the kernel.
 //!
 //! Every backend is one of a few addresses of one server, so that each check is a connection over
 //! a link, and the server's work is another process's.
@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
-use crate::{Lab, Namespace};
+use super::{acceptor::Acceptor, quantile};
+use crate::{Lab, Namespace, Weir};
 
 /// Of the configuration.
 pub const SERVICES: u32 = 1_000;
@@ -27,6 +28,10 @@ pub const BACKENDS: u32 = 20;
 const INTERVAL: Duration = Duration::from_secs(3);
 /// How long it is watched, in intervals.
 const INTERVALS: u32 = 4;
+/// The port on which backends are checked.
+const PORT: u16 = 7001;
+/// How often each answer is asked for; the median counts.
+const ANSWERS: usize = 9;
 /// Until each backend has been checked twice.
 const UP_LIMIT: Duration = Duration::from_secs(120);
 
@@ -48,6 +53,12 @@ pub struct Report {
     pub checks_per_second: f64,
     /// The share of one processor that the process used meanwhile, user and system time.
     pub processor: f64,
+    /// Milliseconds until `weir status` has printed everything.
+    pub status_ms: f64,
+    /// Milliseconds until `/metrics` is read.
+    pub metrics_ms: f64,
+    /// Milliseconds until `weir events` has printed those that are kept.
+    pub events_ms: f64,
 }
 
 /// Starts this `weir` with such a configuration and watches it.
@@ -59,6 +70,7 @@ pub fn measure(weir: &Path, mut progress: impl FnMut(&str)) -> Result<Report> {
     let lab = Lab::builder().backends(1).build()?;
     let addresses = more_addresses(&lab)?;
     let config = configuration(&lab, &addresses);
+    let _acceptor = Acceptor::start(lab.backend("b1").namespace(), PORT)?;
     let begun = Instant::now();
     let running = lab.balancer().start_weir_at(weir, &config)?;
     let start_s = begun.elapsed().as_secs_f64();
@@ -72,6 +84,7 @@ pub fn measure(weir: &Path, mut progress: impl FnMut(&str)) -> Result<Report> {
     let used = processor_time(running.id())?.saturating_sub(used);
     let checks = connections(balancer)? - checks;
     let (resident, tables) = resident_kb(running.id())?;
+    ensure_up(&running)?;
     Ok(Report {
         services: SERVICES,
         backends: BACKENDS,
@@ -80,7 +93,31 @@ pub fn measure(weir: &Path, mut progress: impl FnMut(&str)) -> Result<Report> {
         tables_mb: tables as f64 / 1024.0,
         checks_per_second: checks as f64 / seconds,
         processor: used.as_secs_f64() / seconds,
+        status_ms: answer_ms(|| running.cli(&["status"]).map(drop))?,
+        metrics_ms: answer_ms(|| running.admin("/metrics").map(drop))?,
+        events_ms: answer_ms(|| running.cli(&["events"]).map(drop))?,
     })
+}
+
+/// Checks that were begun and failed would say nothing.
+fn ensure_up(running: &Weir) -> Result<()> {
+    let status = running.json(&["status"])?;
+    let services = status["services"].as_array().map_or(&[][..], Vec::as_slice);
+    let backends = services.iter().filter_map(|service| service["backends"].as_array()).flatten();
+    let up = backends.filter(|backend| backend["state"] == "up").count();
+    ensure!(up == (SERVICES * BACKENDS) as usize, "{up} backends are up: {}", running.log());
+    Ok(())
+}
+
+/// The median time of an answer.
+fn answer_ms(ask: impl Fn() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..ANSWERS {
+        let asked = Instant::now();
+        ask()?;
+        times.push(asked.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(quantile(&times, 50))
 }
 
 /// Gives the lab's one server as many addresses as a service has backends.
@@ -110,7 +147,7 @@ fn configuration(lab: &Lab, addresses: &[String]) -> String {
         let _ = write!(
             text,
             "\n[[service]]\nname = \"s{number}\"\naddress = \"{vip}\"\nport = {}\nring = 4093\n\
-             [service.health]\ntype = \"tcp\"\nport = 80\ninterval = \"{}s\"\ntimeout = \"2s\"\n\
+             [service.health]\ntype = \"tcp\"\nport = {PORT}\ninterval = \"{}s\"\ntimeout = \"2s\"\n\
              rise = 1\nfall = 3\n",
             10_000 + number,
             INTERVAL.as_secs(),
@@ -198,7 +235,10 @@ impl Report {
              resident, besides kernel tables     {:8.1} MB   (goal: below 120)\n\
              resident tables                     {:8.1} MB\n\
              checks a second                     {:8.0}\n\
-             share of one processor              {:8.1} %    (goal: below 60)\n",
+             share of one processor              {:8.1} %    (goal: below 60)\n\
+             `weir status`                       {:8.0} ms\n\
+             `/metrics`                          {:8.0} ms\n\
+             `weir events`                       {:8.0} ms\n",
             self.services,
             self.backends,
             INTERVAL.as_secs(),
@@ -207,6 +247,9 @@ impl Report {
             self.tables_mb,
             self.checks_per_second,
             100.0 * self.processor,
+            self.status_ms,
+            self.metrics_ms,
+            self.events_ms,
         )
     }
 }

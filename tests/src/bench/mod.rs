@@ -1,6 +1,7 @@
 //! What Weir costs: a packet in the program (`program`), a change in the controller ([`control`]),
 //! a large configuration in the daemon ([`daemon`]), flows that are told to a peer ([`sync`]).
 
+mod acceptor;
 mod case;
 pub mod control;
 pub mod daemon;
