@@ -89,7 +89,7 @@ struct Turns {
 
 /// A target whose checks run until this is dropped.
 struct Running {
-    target: Target,
+    target: Arc<Target>,
     task: AbortHandle,
 }
 
@@ -117,8 +117,8 @@ impl Checker {
         let mut before = std::mem::take(&mut self.running);
         for target in targets {
             let running = match before.remove(&target.id) {
-                Some(running) if running.target == target => running,
-                _ => Running::start(target, self.context.clone()),
+                Some(running) if *running.target == target => running,
+                _ => Running::start(target.into(), self.context.clone()),
             };
             self.running.insert(running.target.id.clone(), running);
         }
@@ -134,8 +134,8 @@ impl fmt::Debug for Checker {
 // === impl Running ===
 
 impl Running {
-    fn start(target: Target, context: Context) -> Self {
-        let task = tokio::spawn(context.run(target.clone())).abort_handle();
+    fn start(target: Arc<Target>, context: Context) -> Self {
+        let task = tokio::spawn(context.run(Arc::clone(&target))).abort_handle();
         Self { target, task }
     }
 }
@@ -150,7 +150,7 @@ impl Drop for Running {
 
 impl Context {
     /// Checks one target for as long as somebody reads the reports.
-    async fn run(self, target: Target) {
+    async fn run(self, target: Arc<Target>) {
         if target.check.kind == CheckKind::None {
             let now = self.clock.now();
             // Nobody to tell is no fault: the program is ending.
@@ -161,7 +161,8 @@ impl Context {
         let mut schedule = Schedule::new(target.check.interval, (self.delay)());
         loop {
             sleep_until(start + schedule.next(start.elapsed(), rand::random())).await;
-            let (started, outcome) = self.check(&target).await;
+            // Boxed: what a check needs is there while it runs, and most of the time none does.
+            let (started, outcome) = Box::pin(self.check(&target)).await;
             if self.report(&target, started, outcome).await.is_err() {
                 return;
             }
@@ -183,10 +184,13 @@ impl Context {
         let outcome = match kind {
             CheckKind::None => Ok(()),
             CheckKind::Tcp => within(*limit, tcp::check(peer)).await,
-            CheckKind::Http(check) => within(*limit, http::check(peer, check)).await,
-            CheckKind::Https(check) => within(*limit, tls::check(peer, check)).await,
+            // Boxed: the others need far less.
+            CheckKind::Http(check) => Box::pin(within(*limit, http::check(peer, check))).await,
+            CheckKind::Https(check) => Box::pin(within(*limit, tls::check(peer, check))).await,
             // Keeps its own time and turn: its processes must be gone before the turn is.
-            CheckKind::Script(argv) => return (started, script::check(argv, target, turn).await),
+            CheckKind::Script(argv) => {
+                return (started, Box::pin(script::check(argv, target, turn)).await);
+            }
         };
         (started, outcome)
     }

@@ -179,6 +179,15 @@ async fn a_check_without_a_turn_blames_this_machine() {
 }
 
 #[test]
+fn targets_that_wait_take_little_memory() {
+    let (sender, _reports) = mpsc::channel(1);
+    let context = Checker::new(sender, Clock::start()).context;
+    let waiting = context.run(target("b1", 1, CheckKind::Tcp).into());
+    let bytes = size_of_val(&waiting);
+    assert!(bytes <= 1024, "{bytes} bytes, of which there are 20 000 in a large configuration");
+}
+
+#[test]
 fn sockets_are_limited_but_not_to_nothing() {
     assert!((1..=MAX_SOCKETS).contains(&socket_limit()));
 }
