@@ -40,10 +40,16 @@ pub struct Ring {
     moving: u32,
     /// Since when a slot that waits is in its state. A flat table, since it is written between a
     /// fault and its repair; empty while no slot waits.
-    since: Vec<Duration>,
+    since: Vec<Moment>,
     /// See [`Ring::digest`]; nothing after a change.
     digest: Option<u64>,
 }
+
+/// A time in a quarter of the bytes that a [`Duration`] takes: there is one for each slot of each
+/// ring, millions in all. Tenths of a second, rounded up, so that nothing ends too early; enough
+/// for thirteen years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment(u32);
 
 /// Which flows of a service are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +95,7 @@ impl Ring {
     pub fn adopt(span: RingSpan, tracking: Tracking, slots: Vec<Slot>, now: Duration) -> Self {
         let waiting = slots.iter().map(|slot| u32::from(!tracking.leaves(*slot))).sum();
         let moving = slots.iter().map(|slot| u32::from(is_moving(*slot))).sum();
-        let since = if waiting > 0 { vec![now; slots.len()] } else { Vec::new() };
+        let since = if waiting > 0 { vec![Moment::after(now); slots.len()] } else { Vec::new() };
         Self { span, tracking, next: None, slots, waiting, moving, since, digest: None }
     }
 
@@ -221,7 +227,7 @@ impl Ring {
         let mut walk = recorded.walk(self.span);
         let unsettled: Vec<(u32, Slot)> = self.unsettled().collect();
         for (position, slot) in unsettled {
-            let since = self.since[position as usize];
+            let since = self.since[position as usize].time();
             let index = self.span.base + position;
             let here = walk.at(index);
             let prior = match slot.prior() {
@@ -291,6 +297,7 @@ impl Ring {
     fn begin_to(&mut self, tracking: Tracking, now: Duration) -> Vec<(u32, Slot)> {
         self.digest = None;
         let before = std::mem::replace(&mut self.tracking, tracking);
+        let now = Moment::after(now);
         let waited = std::mem::replace(&mut self.since, vec![now; self.slots.len()]);
         (self.waiting, self.moving) = (0, 0);
         let mut changed = Vec::new();
@@ -323,9 +330,24 @@ impl Ring {
         if self.waiting == 0 {
             self.since = Vec::new();
         } else if old.prior() != slot.prior() {
+            let now = Moment::after(now);
             self.since.resize(self.slots.len(), now);
             self.since[position as usize] = now;
         }
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    /// The first moment that is not before this time.
+    fn after(time: Duration) -> Self {
+        let tenths = time.as_secs() * 10 + u64::from(time.subsec_nanos().div_ceil(100_000_000));
+        Self(u32::try_from(tenths).unwrap_or(u32::MAX))
+    }
+
+    fn time(self) -> Duration {
+        Duration::from_millis(100) * self.0
     }
 }
 
