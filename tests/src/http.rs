@@ -16,8 +16,8 @@ use nix::sys::{
     time::TimeVal,
 };
 
-/// More than any answer of the lab's servers.
-const ANSWER_LIMIT: u64 = 64 * 1024;
+/// More than any answer: the metrics of 20 000 backends take 15 MB.
+const ANSWER_LIMIT: u64 = 64 << 20;
 
 /// Whom to ask, and from where.
 #[derive(Debug, Clone, Copy)]
