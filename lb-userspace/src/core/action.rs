@@ -1,7 +1,7 @@
 //! What the core wants done. The daemon does it in this order, and nothing else.
 
 use lb_common::{
-    layout::{Life, ServiceKey, ServiceMeta},
+    layout::{Life, RingSpan, ServiceKey, ServiceMeta},
     slot::Slot,
 };
 
@@ -41,6 +41,8 @@ pub struct Cause {
 pub enum Write {
     /// Slots of the ring map, by index in the map.
     Slots(Vec<(u32, Slot)>),
+    /// The same for every slot of a span: a ring that nobody owns yet.
+    Fill(RingSpan, Slot),
     /// A service at a free place.
     Service {
         /// Where.

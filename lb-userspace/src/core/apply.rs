@@ -95,7 +95,7 @@ impl Core {
             warm_until: Some(now.monotonic + service::warm_up(&spec.health)),
         };
         // Slots first: whoever finds the service finds its ring.
-        self.write(Write::Slots(service.ring.indexed()));
+        self.write(Write::Fill(span, service::tracking(spec).unowned()));
         self.services.insert(spec.name.clone(), service);
         self.place_service(&spec.name, key, span, meta)?;
         self.service_event(&spec.name, "added".to_owned());

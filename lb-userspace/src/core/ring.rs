@@ -74,11 +74,7 @@ pub struct Changed {
 impl Ring {
     /// A ring that nobody owns.
     pub fn new(span: RingSpan, tracking: Tracking) -> Self {
-        let prior = match tracking {
-            Tracking::Nothing | Tracking::Moves => Prior::Settled,
-            Tracking::EveryFlow => Prior::Exceptions,
-        };
-        let slots = vec![Slot::new(Slot::NONE, prior); span.length as usize];
+        let slots = vec![tracking.unowned(); span.length as usize];
         Self {
             span,
             tracking,
@@ -358,6 +354,15 @@ fn is_moving(slot: Slot) -> bool {
 // === impl Tracking ===
 
 impl Tracking {
+    /// A slot that nobody has owned yet.
+    pub(super) fn unowned(self) -> Slot {
+        let prior = match self {
+            Self::Nothing | Self::Moves => Prior::Settled,
+            Self::EveryFlow => Prior::Exceptions,
+        };
+        Slot::new(Slot::NONE, prior)
+    }
+
     /// Whether a slot stays as it is until it changes hands.
     fn leaves(self, slot: Slot) -> bool {
         slot.is_settled() || (self == Self::EveryFlow && slot.prior() == Prior::Exceptions)

@@ -112,6 +112,11 @@ impl Mapped {
                     self.write_slot(*index, *slot);
                 }
             }
+            Write::Fill(span, slot) => {
+                for index in span.base..span.base.saturating_add(span.length) {
+                    self.write_slot(index, *slot);
+                }
+            }
             Write::Service { place, key, ring, meta } => {
                 if let Some(entry) = self.entry(*place) {
                     entry.head.store(0);

@@ -80,16 +80,11 @@ impl Core {
         let mut messages = Vec::new();
         for write in writes {
             match write {
-                Write::Slots(slots) => {
-                    let first = slots.first().map(|(index, _)| *index);
-                    let Some(service) = first.and_then(|index| self.service_of_slot(index)) else {
-                        continue;
-                    };
-                    let base = service.ring.span().base;
-                    for some in slots.chunks(SLOTS_MAX) {
-                        let positions = some.iter().map(|(index, slot)| (index - base, *slot));
-                        messages.push(slots_message(service, positions));
-                    }
+                Write::Slots(slots) => messages.extend(self.slots_messages(slots)),
+                Write::Fill(span, slot) => {
+                    let slots = (span.base..).take(span.length as usize);
+                    let slots: Vec<_> = slots.map(|index| (index, *slot)).collect();
+                    messages.extend(self.slots_messages(&slots));
                 }
                 Write::Life(number, life) => messages.extend(self.life_message(*number, *life)),
                 _ => {}
@@ -157,6 +152,19 @@ impl Core {
         let missing = theirs.into_keys().filter(|name| !self.services.contains_key(name));
         differ.extend(missing);
         differ
+    }
+
+    /// What these slots of one service are to followers.
+    fn slots_messages(&self, slots: &[(u32, Slot)]) -> Vec<Message> {
+        let first = slots.first().map(|(index, _)| *index);
+        let Some(service) = first.and_then(|index| self.service_of_slot(index)) else {
+            return Vec::new();
+        };
+        let base = service.ring.span().base;
+        let message = |some: &[(u32, Slot)]| {
+            slots_message(service, some.iter().map(|(index, slot)| (index - base, *slot)))
+        };
+        slots.chunks(SLOTS_MAX).map(message).collect()
     }
 
     fn life_message(&self, number: u16, life: Life) -> Option<Message> {
