@@ -1,5 +1,7 @@
 //! What the daemon asks of the machine for itself, and does not pass on to the programs it starts.
 
+#![allow(unsafe_code, reason = "a function of the C library that nothing else offers")]
+
 use std::{io, sync::OnceLock};
 
 use rustix::process::{
@@ -33,6 +35,15 @@ pub fn raise() {
     {
         debug!("the priority stays as it is: {error}");
     }
+}
+
+/// Gives memory back that was needed for a while: a large configuration, as it is read, takes more
+/// than all that is kept of it.
+pub fn give_back_memory() {
+    // Other C libraries do so by themselves, or cannot.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it touches nothing but the allocator's own free pages, and locks them itself.
+    let _ = unsafe { libc::malloc_trim(0) };
 }
 
 /// Gives a program that the daemon has started what it would have had without the daemon.

@@ -29,6 +29,7 @@ use crate::{
     dataplane::{self, Attached, Attachment, Explainer, PacketLog, Tables, TablesId, Undo},
     health::Checker,
     netlink::{LinkReport, NetlinkReport, Resolver},
+    resources,
     vrrp::{Vrrp, held_addresses},
 };
 
@@ -80,6 +81,8 @@ pub(super) struct Daemon {
     pub(super) unsaved: Option<String>,
     /// Whether the state has changed since it was last handed over to be kept.
     pub(super) outdated: bool,
+    /// Whether a configuration was read since memory was last given back.
+    pub(super) bloated: bool,
     /// The peers, if there are any.
     pub(super) replication: Option<Replication>,
     pub(super) sequence: u64,
@@ -183,6 +186,11 @@ impl Daemon {
         self.carry_out();
         self.watch_saver();
         self.count_arrivals();
+        if self.bloated && self.core.is_settled() {
+            self.bloated = false;
+            // Nobody waits for it.
+            drop(tokio::task::spawn_blocking(resources::give_back_memory));
+        }
         let now = self.clock.now();
         if self.sweeps.running.is_some() || now.monotonic < self.sweeps.after {
             return;

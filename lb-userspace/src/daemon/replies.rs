@@ -66,6 +66,7 @@ impl Daemon {
             }
         };
         self.carry_out();
+        self.bloated = true;
         self.publish(kind, None);
         outcome
     }

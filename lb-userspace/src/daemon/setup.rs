@@ -113,6 +113,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         arrivals: None,
         unsaved: None,
         outdated: false,
+        bloated: true,
         replication,
         sequence: 0,
         stopping: false,
