@@ -44,6 +44,7 @@ pub mod program;
 mod requirements;
 pub mod router;
 pub mod sniffer;
+mod snmp;
 mod sweep;
 mod sync;
 mod sys;

@@ -5,7 +5,6 @@
 //! a link, and the server's work is another process's.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::Path,
@@ -18,7 +17,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
 use super::{acceptor::Acceptor, quantile};
-use crate::{Lab, Namespace, Weir};
+use crate::{Lab, Namespace, Weir, snmp::tcp_counter};
 
 /// Of the configuration.
 pub const SERVICES: u32 = 1_000;
@@ -175,18 +174,9 @@ fn wait_for_checks(namespace: &Namespace, number: u64) -> Result<()> {
     }
 }
 
-/// Connections that were opened in a namespace, by `/proc/net/snmp`.
+/// Connections that were opened in a namespace.
 fn connections(namespace: &Namespace) -> Result<u64> {
-    let text = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))??;
-    active_opens(&text).context("no ActiveOpens in /proc/net/snmp")
-}
-
-fn active_opens(text: &str) -> Option<u64> {
-    let mut tcp = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = (tcp.next()?, tcp.next()?);
-    let row: BTreeMap<&str, &str> =
-        names.split_whitespace().zip(values.split_whitespace()).collect();
-    row.get("ActiveOpens")?.parse().ok()
+    tcp_counter(namespace, "ActiveOpens")
 }
 
 /// User and system time of a process, by `/proc/PID/stat`.
@@ -259,10 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_accounts_are_read_by_name() {
-        let snmp = "Ip: Forwarding\nIp: 1\nTcp: RtoMin ActiveOpens PassiveOpens\nTcp: 200 17 4\n";
-        assert_eq!(active_opens(snmp), Some(17));
-        assert_eq!(active_opens("Ip: 1\n"), None);
+    fn a_process_that_has_any_name_has_its_times() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 0 0 20 0 1 0 5 0";
         assert_eq!(used_ticks(stat), Some(42));
     }

@@ -25,6 +25,10 @@ pub struct Outcome {
     pub longest_end_ms: f64,
     /// Attempts to open a connection that failed.
     pub failed_to_open: u64,
+    /// Segments that the client or a backend sent again, where that was counted: none, unless one
+    /// was lost, or thought so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resent_segments: Option<u64>,
     /// What else there is to say, for people.
     pub note: String,
 }
@@ -47,6 +51,7 @@ impl Outcome {
             ended_with_backend: with_it.number,
             longest_end_ms: milliseconds(with_it.last),
             failed_to_open: account.failed_to_open.values().sum(),
+            resent_segments: None,
             note: note(account, leaves),
         }
     }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use weir::core::{BackendState, EventKind, Status};
 
 use super::{Event, Held, Outcome};
-use crate::{Lab, Service, Weir, backend::LINE_PORT};
+use crate::{Backend, Lab, Service, Weir, backend::LINE_PORT, snmp::tcp_counter};
 
 /// The service whose connections are held.
 const SERVICE: &str = "hold";
@@ -114,6 +114,7 @@ impl<'a> Scenario<'a> {
         let before = self.held.account().broken(|_| true).number;
 
         let connections = self.held.open();
+        let resent = self.resent_segments()?;
         self.held.begin();
         let refused = event.happen(self).with_context(|| format!("{event}"))?;
         if let Some(refusal) = refused {
@@ -121,10 +122,22 @@ impl<'a> Scenario<'a> {
         }
         let mut outcome =
             Outcome::new(event.name(), connections, &self.held.account(), event.leaves(self));
+        let resent = self.resent_segments()? - resent;
+        outcome.resent_segments = Some(resent);
+        if resent > 0 {
+            outcome.add(&format!("{resent} segments sent again"));
+        }
         if before > 0 {
             outcome.add(&format!("{before} broke before, in the preparation"));
         }
         Ok(Ok(outcome))
+    }
+
+    /// Segments that the connections' ends have sent again so far.
+    fn resent_segments(&self) -> Result<u64> {
+        let backends = self.lab.backends().iter().map(Backend::namespace);
+        let ends = backends.chain([self.lab.client().namespace()]);
+        ends.map(|end| tcp_counter(end, "RetransSegs")).sum()
     }
 
     /// The connections.
