@@ -83,6 +83,9 @@ pub(super) struct Daemon {
     pub(super) outdated: bool,
     /// Whether a configuration was read since memory was last given back.
     pub(super) bloated: bool,
+    /// Whether VRRP was last told that peers know what this node does not know yet; nothing if it
+    /// was told nothing.
+    pub(super) lacked_tables: Option<bool>,
     /// The peers, if there are any.
     pub(super) replication: Option<Replication>,
     pub(super) sequence: u64,
@@ -331,7 +334,7 @@ impl Daemon {
         if persist {
             self.save_soon();
         }
-        if something {
+        if something || Some(self.lacks_tables()) != self.lacked_tables {
             self.inform_vrrp();
         }
     }

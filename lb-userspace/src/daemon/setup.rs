@@ -114,6 +114,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         unsaved: None,
         outdated: false,
         bloated: true,
+        lacked_tables: None,
         replication,
         sequence: 0,
         stopping: false,

@@ -15,7 +15,7 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(6);
 
 impl Daemon {
     /// Puts VRRP to work: addresses come where the program is, and not before.
-    pub(super) fn start_vrrp(&self, leftovers: &[HeldAddress]) {
+    pub(super) fn start_vrrp(&mut self, leftovers: &[HeldAddress]) {
         self.inform_vrrp();
         self.edges.vrrp.configure(self.config.vrrp.clone(), leftovers);
     }
@@ -40,19 +40,26 @@ impl Daemon {
     }
 
     /// Tells VRRP what it follows.
-    pub(super) fn inform_vrrp(&self) {
+    pub(super) fn inform_vrrp(&mut self) {
         if self.config.vrrp.is_empty() {
             return;
         }
-        let now = self.clock.now().monotonic;
+        let lacks_tables = self.lacks_tables();
+        self.lacked_tables = Some(lacks_tables);
         let attached = |name: &String| *self.ready.borrow() && !self.unattached.contains(name);
         let names = self.attachments.iter().map(|attachment| &attachment.name);
         self.edges.vrrp.set_facts(DaemonFacts {
             services: self.core.serving(),
             machine_suspected: self.core.machine_suspected(),
-            lacks_tables: self.replication.as_ref().is_some_and(|peers| peers.lacks_tables(now)),
+            lacks_tables,
             attached: names.map(|name| (name.clone(), attached(name))).collect(),
         });
+    }
+
+    /// Whether peers know what this node does not know yet: time alone may change that.
+    pub(super) fn lacks_tables(&self) -> bool {
+        let now = self.clock.now().monotonic;
+        self.replication.as_ref().is_some_and(|peers| peers.lacks_tables(now))
     }
 
     /// Has the packets counted that arrive for the addresses of backups, by a thread that may wait
