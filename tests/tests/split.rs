@@ -41,7 +41,7 @@ fn start_pair(lab: &Lab) -> (Weir, Weir) {
     start(lab, &config(lab, one, 150), &config(lab, two, 100))
 }
 
-/// The same with a backend's host as the witness.
+/// The same with the client's host as the witness: without it no backend's check fails.
 fn start_witnessed_pair(lab: &Lab) -> (Weir, Weir) {
     let [one, two] = lab.balancers() else { panic!("two balancers") };
     let (key, witness) = (Key::generate(), witness(lab));
@@ -51,7 +51,7 @@ fn start_witnessed_pair(lab: &Lab) -> (Weir, Weir) {
 }
 
 fn witness(lab: &Lab) -> String {
-    format!("witness = [\"{}\"]", lab.backend("b1").address())
+    format!("witness = [\"{}\"]", lab.client().address())
 }
 
 fn start(lab: &Lab, one: &str, two: &str) -> (Weir, Weir) {
@@ -236,10 +236,10 @@ fn without_its_witness_a_node_goes_by_its_peer_and_without_both_it_has_no_addres
     let connected = |status: &Status| status.sync.as_ref().unwrap().peers[0].connected;
     first.wait_until(PATIENCE, "a connected peer", connected).unwrap();
     let before = front(&first).transitions;
-    let address = format!("{}/24", lab.backend("b1").address());
+    let address = format!("{}/24", lab.client().address());
     let at_witness = |verb: &str| {
         let words = ["ip", "address", verb, &address, "dev", "eth0"];
-        lab.backend("b1").namespace().run(&words).unwrap();
+        lab.client().namespace().run(&words).unwrap();
     };
     at_witness("del");
     wait_for(&first, "a witness that does not answer", |front| !front.witnesses[0].answers);
