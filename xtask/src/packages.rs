@@ -36,6 +36,9 @@ pub(crate) const KEEPALIVED: (&str, &str) = ("keepalived", "keepalived");
 /// Who decodes what weir sends.
 pub(crate) const TSHARK: (&str, &str) = ("tshark", "tshark");
 
+/// With which the lab asks who has an address.
+pub(crate) const PING: (&str, &str) = ("ping", "iputils-ping");
+
 /// A program that cargo installs, from `target/tools` or PATH; built there if it is nowhere.
 pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     let own = tools().join("bin").join(name);

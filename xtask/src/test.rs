@@ -171,7 +171,7 @@ impl Programs {
     /// Everything else that lb-tests holds.
     fn run_lab(&self) -> Result<Tally> {
         packages::ensure_programs(&packages::LAB_PROGRAMS, "the lab")?;
-        let interop = [packages::KEEPALIVED, packages::TSHARK];
+        let interop = [packages::KEEPALIVED, packages::PING, packages::TSHARK];
         packages::ensure_programs(&interop, "the lab's VRRP")?;
         let mut total = Tally::default();
         for test in self.tests.iter().filter(|test| !test.is_program_suite()) {
