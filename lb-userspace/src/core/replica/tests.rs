@@ -242,6 +242,27 @@ fn a_followers_own_view_waits_until_it_leads() {
 }
 
 #[test]
+fn a_follower_that_was_cut_off_keeps_who_it_doubts_when_it_leads() {
+    let leader = Node::new(config("lb-1", &BACKENDS, 0));
+    let mut follower = Node::new(config("lb-2", &BACKENDS, 0));
+    follower.follow(true);
+    follower.hear(&leader.everything());
+    for backend in ["a", "b", "c"] {
+        follower.check(&id(backend), false);
+    }
+    assert!(follower.core.machine_suspected());
+    for backend in ["a", "b"] {
+        follower.check(&id(backend), true);
+    }
+    assert!(!follower.core.machine_suspected());
+    let before = follower.digest();
+    follower.follow(false);
+    assert_eq!(follower.digest(), before, "its last check of c says nothing of now");
+    follower.check(&id("c"), false);
+    assert_ne!(follower.digest(), before);
+}
+
+#[test]
 fn a_node_that_leads_with_the_same_view_changes_nothing() {
     let (mut leader, mut follower) = pair();
     leader.add("d", "10.0.0.4");
