@@ -5,9 +5,11 @@
 //! [`dataplane`] holds the kernel's program and tables, [`vrrp`] shares addresses with other
 //! balancers, [`sync`] keeps their tables the same, [`control`] and [`admin`] answer people and
 //! machines over [`http`], [`daemon`] ties them together, with the machine's [`resources`] and the
-//! [`clock`], [`cli`] is the command line.
+//! [`clock`], [`cli`] is the command line. [`backend_setup`] is another machine's affair: it prepares
+//! a backend.
 
 pub mod admin;
+pub mod backend_setup;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -15,6 +17,7 @@ pub mod control;
 pub mod core;
 pub mod daemon;
 pub mod dataplane;
+mod files;
 pub mod health;
 pub mod http;
 pub mod netlink;

@@ -12,13 +12,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{Namespace, Process, line::LineServer, nginx, udp::EchoServer};
+use crate::{
+    Namespace, Process, line::LineServer, nginx, process, udp::EchoServer, weir::find_binary,
+};
 
 /// The port of the UDP echo.
 pub const UDP_PORT: u16 = 53;
 /// The port of the server of lines, which keeps its connections: TCP, on every address.
 pub const LINE_PORT: u16 = 7000;
 
+/// How long `weir backend-setup` may take.
+const SETUP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a closed socket may still hold its port.
 const FREE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -126,6 +130,19 @@ impl Backend {
     /// The file that says so cannot be changed.
     pub fn set_healthy(&self, healthy: bool) -> Result<()> {
         nginx::set_healthy(&self.namespace, healthy)
+    }
+
+    /// Runs `weir backend-setup` here, with its state beside the other files, and returns what it
+    /// prints.
+    ///
+    /// # Errors
+    ///
+    /// It fails; with its words.
+    pub fn set_up(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.namespace.command(find_binary()?);
+        let state = self.namespace.directory().join("setup");
+        command.args(["backend-setup", "--state-dir"]).arg(state).args(arguments);
+        process::run(command, SETUP_LIMIT).with_context(|| format!("on {}", self.name()))
     }
 
     /// nginx's access log, one line a request, in order: `10.77.0.10:40123 "GET / HTTP/1.1" 200`.

@@ -8,6 +8,7 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
+    backend_setup::Endpoint,
     config::{Name, Protocol},
     core::BackendChange,
 };
@@ -106,6 +107,10 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Run on a backend: prepare it to take packets for a VIP and to answer clients itself
+    #[command(after_help = "Example:\n  weir backend-setup --service 192.0.2.10:3000/tcp\n  \
+                            weir backend-setup --undo")]
+    BackendSetup(BackendSetup),
     /// Take program, maps and links out of the kernel: balancing ends
     #[command(after_help = "Example:\n  systemctl stop weir && weir detach")]
     Detach,
@@ -128,6 +133,34 @@ pub struct Run {
     /// of packets that are not forwarded, packet=trace of all
     #[arg(long, value_name = "LEVEL", env = "WEIR_LOG", default_value = "info")]
     pub log: String,
+}
+
+/// Options of `backend-setup`.
+#[derive(Debug, Args)]
+pub struct BackendSetup {
+    /// A service of which this machine is a backend, as VIP:PORT/PROTOCOL; may be given several
+    /// times
+    #[arg(long = "service", value_name = "VIP:PORT/PROTO", required_unless_present = "undo")]
+    pub services: Vec<Endpoint>,
+    /// How the balancer forwards, as `forward` of the service's configuration
+    #[arg(long, value_enum, default_value = "l2")]
+    pub mode: Mode,
+    /// Take back what earlier runs did, for these services or for all
+    #[arg(long)]
+    pub undo: bool,
+    /// Say what would be changed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where what was there before is kept, for --undo
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weir")]
+    pub state_dir: PathBuf,
+}
+
+/// How packets reach a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// With the backend's Ethernet address: in one segment with the balancer
+    L2,
 }
 
 /// Changes to a backend.
@@ -296,5 +329,9 @@ mod tests {
         assert!(parse("weir status web --json").is_ok());
         assert!(parse("weir plan backend set web a --weight 2 --json").is_ok());
         assert!(parse("weir plan reload").is_err());
+        assert!(parse("weir backend-setup --service 192.0.2.10:80/tcp --mode l2").is_ok());
+        assert!(parse("weir backend-setup --undo").is_ok());
+        assert!(parse("weir backend-setup").is_err());
+        assert!(parse("weir backend-setup --service 192.0.2.10:80").is_err());
     }
 }

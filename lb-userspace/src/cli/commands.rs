@@ -12,13 +12,14 @@ use hyper::{Method, body::Bytes, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    args::{Backend, Cli, Command, Place, Plan, Run, Target, Vrrp},
+    args::{Backend, BackendSetup, Cli, Command, Mode, Place, Plan, Run, Target, Vrrp},
     client::{self, Client},
     count, events, explain, log, plan,
     status::{self, Sample},
     style::Style,
 };
 use crate::{
+    backend_setup,
     config::{self, DEFAULT_SOCKET, Name},
     control::Done,
     core::{BackendChange, ExplainRequest, Status},
@@ -36,6 +37,7 @@ pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Check => check(&place),
         Command::Detach => daemon::detach(&config::load(&place.config_path())?),
         Command::SyncKey { file } => make_key(file.as_deref(), place.json),
+        Command::BackendSetup(options) => set_up_backend(options, place.json),
         Command::Completions { shell } => {
             // Into memory first: the generator panics when its output is closed.
             let mut script = Vec::new();
@@ -44,10 +46,13 @@ pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
         }
         asking => {
             let client = Client::new(place.socket_path()?);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(ask(&client, place.json, asking))
+            runtime()?.block_on(ask(&client, place.json, asking))
         }
     }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn run_daemon(place: &Place, options: Run) -> anyhow::Result<()> {
@@ -87,6 +92,28 @@ fn make_key(file: Option<&Path>, json: bool) -> anyhow::Result<()> {
     }
     let file = file.display();
     Ok(writeln!(io::stdout(), "{file} holds a new key; copy it to every balancer")?)
+}
+
+/// Prepares this machine to be a backend, or takes that back.
+fn set_up_backend(options: BackendSetup, json: bool) -> anyhow::Result<()> {
+    let BackendSetup { services, mode: Mode::L2, undo, dry_run, state_dir } = options;
+    let request = backend_setup::Request { services, undo, dry_run, state_dir };
+    let report = runtime()?.block_on(backend_setup::run(&request))?;
+    if json {
+        return print_json(&report);
+    }
+    let mut out = io::stdout().lock();
+    let would = if dry_run { "would " } else { "" };
+    for change in &report.changes {
+        writeln!(out, "{would}{change}")?;
+    }
+    if report.changes.is_empty() {
+        writeln!(out, "nothing to do: everything is as it should be")?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
 }
 
 /// The commands that ask the daemon.
@@ -129,6 +156,7 @@ async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()
         | Command::Check
         | Command::Detach
         | Command::SyncKey { .. }
+        | Command::BackendSetup(_)
         | Command::Completions { .. } => {
             unreachable!("done without a daemon in `run`")
         }

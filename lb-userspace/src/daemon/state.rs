@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::sleep_until};
 use tracing::{error, warn};
 
-use crate::{config::Limits, core::saved::Saved, dataplane::TablesId, vrrp::HeldAddress};
+use crate::{
+    config::Limits, core::saved::Saved, dataplane::TablesId, files::replace, vrrp::HeldAddress,
+};
 
 /// Files put aside that are kept.
 const ASIDE_MAX: u32 = 8;
@@ -252,20 +254,6 @@ fn write_all(
         drop(failure);
         free.send_replace(Some(Instant::now() + (begun.elapsed() * REST).min(REST_MAX)));
         drop(waiting);
-    }
-}
-
-/// Replaces a file as a whole: after a crash it is the old or the new one.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.new");
-    let mut file =
-        File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
     }
 }
 
