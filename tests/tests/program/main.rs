@@ -1,0 +1,7 @@
+//! The program in the kernel: a packet in, a verdict and a packet out.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+mod passing;
+mod scene;
+mod steering;
