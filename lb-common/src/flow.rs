@@ -1,5 +1,7 @@
 //! From a frame to its flow, or to the reason why it has none.
 
+mod ipv6;
+
 use network_types::{
     ip::{IpProto, Ipv4Hdr},
     tcp::TcpHdr,
@@ -11,6 +13,8 @@ use crate::{
     packet::{EthernetWords, Packet, PlainHead, TransportWords},
     reason::Reason,
 };
+
+pub use self::ipv6::{EXTENSIONS_MAX, parse_ipv6};
 
 /// The length of an Ethernet header without tags.
 pub const ETHERNET_LENGTH: usize = size_of::<EthernetWords>();
@@ -65,12 +69,13 @@ impl TcpFlags {
     }
 }
 
-/// Reads a frame that is addressed to `own_mac`, as [`mac_word`] makes it.
+/// Reads a frame that is addressed to `own_mac`, as [`mac_word`] makes it, of either family.
 #[inline(always)]
 pub fn parse(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
     match parse_plain(packet, own_mac) {
         Some(flow) => Ok(flow),
-        None => parse_any(packet, own_mac),
+        None if is_ipv6(packet, own_mac) => parse_ipv6(packet),
+        None => parse_ipv4(packet, own_mac),
     }
 }
 
@@ -82,7 +87,7 @@ pub const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
 /// Nearly every packet, with as few comparisons as can be: TCP or UDP over IPv4, for us, whole and
 /// without options. `None` says nothing but that it is not such a packet.
 #[inline(always)]
-fn parse_plain(packet: &Packet<'_>, own_mac: u64) -> Option<Flow> {
+pub fn parse_plain(packet: &Packet<'_>, own_mac: u64) -> Option<Flow> {
     let head = packet.at::<PlainHead>(0)?;
     if u64::from_le_bytes(head.first) << 16 != own_mac {
         return None;
@@ -110,9 +115,18 @@ fn parse_plain(packet: &Packet<'_>, own_mac: u64) -> Option<Flow> {
     })
 }
 
-/// Any packet, step by step.
+/// Whether it is a frame of IPv6 that is addressed to `own_mac`.
 #[inline(always)]
-fn parse_any(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
+pub fn is_ipv6(packet: &Packet<'_>, own_mac: u64) -> bool {
+    packet.at::<EthernetWords>(0).is_some_and(|ethernet| {
+        u64::from_le_bytes(ethernet.first) << 16 == own_mac
+            && ethernet.ether_type == ETHER_TYPE_IPV6
+    })
+}
+
+/// Any packet of IPv4, step by step.
+#[inline(always)]
+pub fn parse_ipv4(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
     let Some(ethernet) = packet.at::<EthernetWords>(0) else {
         return Err(Reason::Malformed);
     };
@@ -120,17 +134,13 @@ fn parse_any(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
         return Err(Reason::NotForUs);
     }
     if ethernet.ether_type != ETHER_TYPE_IPV4 {
-        return Err(other_ether_type(ethernet.ether_type));
+        return Err(Reason::NotIp);
     }
-    parse_ipv4(packet)
-}
-
-fn other_ether_type(ether_type: [u8; 2]) -> Reason {
-    if ether_type == ETHER_TYPE_IPV6 { Reason::Ipv6 } else { Reason::NotIp }
+    parse_header(packet)
 }
 
 #[inline(always)]
-fn parse_ipv4(packet: &Packet<'_>) -> Result<Flow, Reason> {
+fn parse_header(packet: &Packet<'_>) -> Result<Flow, Reason> {
     let Some(ip) = packet.at::<Ipv4Hdr>(ETHERNET_LENGTH) else {
         return Err(Reason::Malformed);
     };
@@ -141,42 +151,52 @@ fn parse_ipv4(packet: &Packet<'_>) -> Result<Flow, Reason> {
     if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
         return Err(Reason::Malformed);
     }
-    parse_transport(packet, ip, header)
-}
-
-/// Reads the transport header behind an IP header of `header` bytes.
-///
-/// The verifier learns the frame's bounds from comparisons with its end alone, so those come
-/// first: were the claimed length checked before them, the compiler would see that they follow
-/// from it, and leave them out.
-#[inline(always)]
-fn parse_transport(packet: &Packet<'_>, ip: &Ipv4Hdr, header: usize) -> Result<Flow, Reason> {
-    let offset = ETHERNET_LENGTH + header;
-    let (ports, flags, length) = if ip.proto == TCP {
-        let Some(tcp) = packet.at::<TransportWords<{ TcpHdr::LEN - 4 }>>(offset) else {
-            return Err(Reason::Malformed);
-        };
-        (tcp.ports, tcp.rest[TCP_FLAGS_OFFSET - 4], TcpHdr::LEN)
-    } else if ip.proto == UDP {
-        let Some(udp) = packet.at::<TransportWords<{ UdpHdr::LEN - 4 }>>(offset) else {
-            return Err(Reason::Malformed);
-        };
-        (udp.ports, 0, UdpHdr::LEN)
-    } else if ip.proto == ICMP {
+    if ip.proto == ICMP {
         return Err(Reason::Icmp);
-    } else {
-        return Err(Reason::Protocol);
-    };
+    }
+    let Transport { ports, flags, length } =
+        parse_transport(packet, ip.proto, ETHERNET_LENGTH + header)?;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
     if total < header + length || total > packet.length() - ETHERNET_LENGTH {
         return Err(Reason::Malformed);
     }
-    let ports = u32::from_le_bytes(ports);
     let destination = u32::from_le_bytes(ip.dst_addr);
     Ok(Flow {
         service: ServiceKey::ipv4(destination, (ports >> 16) as u16, ip.proto),
         source: [u32::from_le_bytes(ip.src_addr), 0, 0, 0],
         ports,
-        flags: TcpFlags(flags),
+        flags,
     })
+}
+
+/// What steering needs of a TCP or UDP header.
+struct Transport {
+    /// As [`Flow::ports`].
+    ports: u32,
+    flags: TcpFlags,
+    /// How long it is at least.
+    length: usize,
+}
+
+/// Reads the transport header at `offset`, behind whatever IP header there is.
+///
+/// The verifier learns the frame's bounds from comparisons with its end alone, so those come
+/// first: were the claimed length checked before them, the compiler would see that they follow
+/// from it, and leave them out.
+#[inline(always)]
+fn parse_transport(packet: &Packet<'_>, protocol: u8, offset: usize) -> Result<Transport, Reason> {
+    let (ports, flags, length) = if protocol == TCP {
+        let Some(tcp) = packet.at::<TransportWords<{ TcpHdr::LEN - 4 }>>(offset) else {
+            return Err(Reason::Malformed);
+        };
+        (tcp.ports, TcpFlags(tcp.rest[TCP_FLAGS_OFFSET - 4]), TcpHdr::LEN)
+    } else if protocol == UDP {
+        let Some(udp) = packet.at::<TransportWords<{ UdpHdr::LEN - 4 }>>(offset) else {
+            return Err(Reason::Malformed);
+        };
+        (udp.ports, TcpFlags::default(), UdpHdr::LEN)
+    } else {
+        return Err(Reason::Protocol);
+    };
+    Ok(Transport { ports: u32::from_le_bytes(ports), flags, length })
 }

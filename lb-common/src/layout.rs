@@ -49,8 +49,8 @@ pub const BACKENDS_MAX: u32 = Slot::NONE as u32;
 pub struct ServiceKey {
     /// Address start, protocol, family, port.
     pub head: u64,
-    /// The last twelve bytes of an IPv6 address, zero for IPv4.
-    pub tail: [u32; 3],
+    /// The last twelve bytes of an IPv6 address; none for IPv4, which a packet's path need not ask.
+    pub tail: Option<[u32; 3]>,
 }
 
 impl ServiceKey {
@@ -66,7 +66,7 @@ impl ServiceKey {
     #[inline(always)]
     pub const fn from_packet(destination_and_ports: u64, protocol: u8) -> Self {
         let destination = destination_and_ports & !(0xFFFF << 32);
-        Self { head: destination | (protocol as u64) << 32 | 4 << 40, tail: [0; 3] }
+        Self { head: destination | (protocol as u64) << 32 | 4 << 40, tail: None }
     }
 
     /// The key of an IPv6 service: its address as bytes, the port in network order as a
@@ -76,7 +76,7 @@ impl ServiceKey {
         let bits = u128::from_le_bytes(address);
         let head = bits as u32 as u64 | (protocol as u64) << 32 | 6 << 40 | (port as u64) << 48;
         let tail = [(bits >> 32) as u32, (bits >> 64) as u32, (bits >> 96) as u32];
-        Self { head, tail }
+        Self { head, tail: Some(tail) }
     }
 
     /// The key with port 0, under which a service for every port is stored.
@@ -89,7 +89,14 @@ impl ServiceKey {
     /// The two places where this key may be stored, of which it occupies one.
     #[inline(always)]
     pub const fn places(self) -> Places {
-        let tail = (self.tail[0] as u64 | (self.tail[1] as u64) << 32) ^ self.tail[2] as u64;
+        let tail = match self.tail {
+            None => 0,
+            // Each part by a multiplication of its own, or addresses that count alike in two places
+            // (`2001:db8:0:7::7`) would all share theirs.
+            Some([a, b, c]) => {
+                spread(a as u64 | (b as u64) << 32).rotate_left(32) ^ spread(c as u64)
+            }
+        };
         // Multiplication carries upwards: what keys differ in most, the port, must be at the bottom.
         Places(spread((self.head ^ tail).swap_bytes()))
     }
@@ -190,10 +197,25 @@ pub struct ServiceEntry {
     pub head: Word64,
     /// A [`RingSpan`].
     pub ring: Word64,
-    /// [`ServiceKey::tail`].
+    /// [`ServiceKey::tail`], zeros for none.
     pub tail: [Word32; 3],
     /// A [`ServiceMeta`].
     pub meta: Word32,
+}
+
+impl ServiceEntry {
+    /// Whether it is the service with this key. IPv4 keys differ in their head alone.
+    #[inline(always)]
+    pub fn is(&self, key: ServiceKey) -> bool {
+        self.head.load() == key.head
+            && match key.tail {
+                None => true,
+                Some([a, b, c]) => {
+                    let [x, y, z] = &self.tail;
+                    x.load() == a && y.load() == b && z.load() == c
+                }
+            }
+    }
 }
 
 /// One line of the service table: two services that share a place.

@@ -26,14 +26,22 @@ unsafe impl Wire for EthernetWords {}
 // SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for PlainHead {}
 // SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for Ipv6Head {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for ExtensionHead {}
+// SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for EchoFrame {}
 
 const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
 const _: () = assert!(align_of::<TransportWords<16>>() == 1);
 const _: () = assert!(align_of::<EthernetWords>() == 1);
 const _: () = assert!(align_of::<PlainHead>() == 1);
+const _: () = assert!(align_of::<Ipv6Head>() == 1);
+const _: () = assert!(align_of::<ExtensionHead>() == 1);
 const _: () = assert!(align_of::<EchoFrame>() == 1);
 const _: () = assert!(size_of::<PlainHead>() == 54);
+const _: () = assert!(size_of::<Ipv6Head>() == 54);
+const _: () = assert!(size_of::<ExtensionHead>() == 8);
 
 /// The Ethernet header cut the way the fast path copies it: both addresses in two words.
 #[repr(C)]
@@ -100,6 +108,51 @@ impl PlainHead {
     pub const TCP: u32 = u32::from_le_bytes([0, 0, 0, 6]);
     /// UDP, no fragment.
     pub const UDP: u32 = u32::from_le_bytes([0, 0, 0, 17]);
+}
+
+/// Ethernet and the fixed header of IPv6 (RFC 8200 section 3).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ipv6Head {
+    /// The Ethernet header.
+    pub ethernet: EthernetWords,
+    /// The version, and the upper half of the traffic class.
+    pub version_and_class: u8,
+    /// The rest of the traffic class, and the flow label.
+    pub class_and_label: [u8; 3],
+    /// The length of what follows this header, in network order.
+    pub payload_length: [u8; 2],
+    /// What follows this header.
+    pub next_header: u8,
+    /// The hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+}
+
+/// The first eight bytes of an IPv6 extension header, which each of them has (RFC 8200 section 4).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ExtensionHead {
+    /// What follows this header.
+    pub next: u8,
+    /// This header's length in units of eight bytes, less the first; reserved in a fragment header.
+    pub length: u8,
+    /// Fragment header: offset, two reserved bits, "more fragments", in network order.
+    /// Routing header: its type, and how many addresses it still goes to.
+    pub fragment: [u8; 2],
+    /// Fragment header: the identification, in network order.
+    pub identification: [u8; 4],
+}
+
+impl ExtensionHead {
+    /// Routing header: how many addresses the packet still goes to.
+    #[inline(always)]
+    pub const fn segments_left(&self) -> u8 {
+        self.fragment[1]
+    }
 }
 
 /// A frame in memory, from the Ethernet header to its last byte.

@@ -8,11 +8,11 @@ pub enum Reason {
     NotForUs = 0,
     /// Neither IPv4 nor IPv6: ARP, LLDP, VLAN tags.
     NotIp = 1,
-    /// IPv6, which this version does not steer.
-    Ipv6 = 2,
+    /// IPv6 with more extension headers than are read, or on its way through another address.
+    Extensions = 2,
     /// The headers contradict the frame or each other; the kernel's own checks answer.
     Malformed = 3,
-    /// An IPv4 fragment, which this version does not steer.
+    /// A fragment, which this version does not steer.
     Fragment = 4,
     /// ICMP, which this version does not steer.
     Icmp = 5,
@@ -44,7 +44,7 @@ impl Reason {
     pub const ALL: [Self; 12] = [
         Self::NotForUs,
         Self::NotIp,
-        Self::Ipv6,
+        Self::Extensions,
         Self::Malformed,
         Self::Fragment,
         Self::Icmp,
@@ -67,7 +67,7 @@ impl Reason {
         match self {
             Self::NotForUs => "not_for_us",
             Self::NotIp => "not_ip",
-            Self::Ipv6 => "ipv6",
+            Self::Extensions => "extensions",
             Self::Malformed => "malformed",
             Self::Fragment => "fragment",
             Self::Icmp => "icmp",

@@ -390,7 +390,7 @@ pub fn slot_of(seed: Seed, flow: &Flow, service: Service) -> u32 {
     let source = flow.source;
     let ports = if service.meta.has(ServiceMeta::HASH_ADDRESS) { 0 } else { flow.ports };
     let a = u64::from(source[0]) | u64::from(ports) << 32;
-    let b = (u64::from(source[1]) | u64::from(source[2]) << 32) ^ u64::from(source[3]) << 16;
+    let b = hash::fold(seed, u64::from(source[1]) | u64::from(source[2]) << 32, source[3]);
     hash::scale(hash::hash(seed, a, b), service.ring.length)
 }
 
@@ -428,16 +428,10 @@ fn find_key<'t, T: Tables>(
 #[inline(always)]
 fn find_in_bucket(bucket: &ServiceBucket, key: ServiceKey) -> Option<&ServiceEntry> {
     let [first, second] = &bucket.0;
-    if matches(first, key) {
+    if first.is(key) {
         return Some(first);
     }
-    matches(second, key).then_some(second)
-}
-
-/// IPv4 keys differ in their head alone (see [`ServiceKey`]), so their tails need no look.
-#[inline(always)]
-fn matches(entry: &ServiceEntry, key: ServiceKey) -> bool {
-    entry.head.load() == key.head
+    second.is(key).then_some(second)
 }
 
 /// The line and the position in it of a slot of the ring map.

@@ -1,8 +1,8 @@
 //! The XDP program: a packet's way from the driver to its backend.
 //!
-//! All rules live in `lb-common`; here are the kernel's maps ([`maps`]), the counters ([`count`]),
-//! the look without a touch ([`mod@explain`]), the peers' probes ([`mod@echo`]), the log
-//! ([`mod@log`]) and the one match from an outcome to an XDP action.
+//! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
+//! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
+//! ([`mod@explain`]), the peers' probes ([`mod@echo`]) and the log ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
@@ -17,41 +17,23 @@
 mod count;
 mod echo;
 mod explain;
+mod forward;
 mod log;
 mod maps;
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
-    helpers::bpf_redirect,
+    bindings::xdp_action::{XDP_PASS, XDP_TX},
     macros::xdp,
     programs::XdpContext,
 };
-use lb_common::{
-    flow,
-    packet::Packet,
-    reason::{Reason, Refusal},
-    rewrite, steer,
-};
+use lb_common::{flow, packet::Packet, steer};
 
-use crate::{explain::Unchanged, maps::KernelTables};
+use crate::explain::Unchanged;
 
 /// Steers a packet: forwarded to its backend, passed to the kernel, or dropped.
 #[xdp]
 pub fn weir(ctx: XdpContext) -> u32 {
-    // SAFETY: the context's bounds are the frame's, and the program is its only user.
-    let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
-    match forward(&ctx, &mut packet) {
-        Ok(action) => action,
-        Err(Reason::NoService) if echo::turns_round(&packet) => XDP_TX,
-        Err(reason) => {
-            count::refused(reason);
-            log::refused(&ctx, reason);
-            match reason.refusal() {
-                Refusal::Pass => XDP_PASS,
-                Refusal::Drop => XDP_DROP,
-            }
-        }
-    }
+    forward::forward(&ctx)
 }
 
 /// Says where a packet would go, and why, and changes nothing.
@@ -78,24 +60,6 @@ pub fn empty_tx(_ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn pass(_ctx: XdpContext) -> u32 {
     XDP_PASS
-}
-
-/// Turns the packet towards its backend: back through the interface it came from, where the driver
-/// sends it at once, or redirected to another.
-#[inline(always)]
-fn forward(ctx: &XdpContext, packet: &mut Packet<'_>) -> Result<u32, Reason> {
-    let flow = flow::parse(packet, maps::own_mac())?;
-    let way = steer::steer(&KernelTables, &maps::Loaded, &flow)?;
-    let interface = rewrite::l2(packet, way.backend)?;
-    let redirected = interface != maps::own_index();
-    count::forwarded(way.number, packet.length(), flow.flags.opens(), redirected);
-    log::forwarded(ctx, &flow, &way);
-    if redirected {
-        // SAFETY: a helper without pointers; it records where the frame is to go.
-        unsafe { bpf_redirect(interface, 0) };
-        return Ok(XDP_REDIRECT);
-    }
-    Ok(XDP_TX)
 }
 
 /// On the host there is nothing to run: this is for clippy and editors.

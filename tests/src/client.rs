@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -33,6 +33,7 @@ const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
 pub struct Client {
     namespace: Namespace,
     address: Ipv4Addr,
+    address6: Ipv6Addr,
 }
 
 /// An HTTP answer.
@@ -72,13 +73,18 @@ struct Progress {
 type Request = Box<dyn Fn() -> io::Result<String> + Send + Sync>;
 
 impl Client {
-    pub(crate) fn new(namespace: Namespace, address: Ipv4Addr) -> Self {
-        Self { namespace, address }
+    pub(crate) fn new(namespace: Namespace, address: Ipv4Addr, address6: Ipv6Addr) -> Self {
+        Self { namespace, address, address6 }
     }
 
-    /// Its address: the source of all its requests.
+    /// Its address: the source of all its requests over IPv4.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its IPv6 address: the source of all others.
+    pub fn address6(&self) -> Ipv6Addr {
+        self.address6
     }
 
     /// Its namespace.

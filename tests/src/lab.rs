@@ -116,6 +116,11 @@ impl Lab {
         Service::new(name, self.vip(port), &self.backends)
     }
 
+    /// The same on the IPv6 VIP.
+    pub fn service6(&self, name: &str, port: u16) -> Service {
+        Service::new(name, self.vip6(port), &self.backends)
+    }
+
     /// Pulls a machine's cables, all of them: its interfaces lose their carrier.
     ///
     /// # Errors
@@ -265,7 +270,7 @@ impl LabBuilder {
             Ok(Balancer::new(named(&role)?, addresses, topology.two_networks, pins))
         });
         Ok(Lab {
-            client: Client::new(named("client")?, topology::CLIENT4),
+            client: Client::new(named("client")?, topology::CLIENT4, topology::CLIENT6),
             balancers: balancers.collect::<Result<_>>()?,
             backends: start_backends(topology, &namespaces)?,
             bridge,

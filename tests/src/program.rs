@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     ops::{Deref, DerefMut},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
@@ -297,13 +297,18 @@ pub fn same_interface(address: IpAddr) -> NextHop {
     NextHop { interface: INGRESS, source: OWN_MAC, destination: mac_of(address) }
 }
 
-/// A MAC that says whose it is.
+/// A MAC that says whose it is: it ends with the address, or with its last four bytes.
 pub fn mac_of(address: IpAddr) -> [u8; 6] {
-    let [a, b, c, d] = match address {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED.octets(),
-    };
-    [0x02, 0xBE, a, b, c, d]
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [0x02, 0xBE, a, b, c, d]
+        }
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [0x02, 0xB6, a, b, c, d]
+        }
+    }
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

@@ -24,8 +24,9 @@ use anyhow::{Context, Result};
 
 use crate::Namespace;
 
-/// The client's address.
+/// The client's addresses.
 pub(crate) const CLIENT4: Ipv4Addr = Network::Front.v4(CLIENT);
+pub(crate) const CLIENT6: Ipv6Addr = Network::Front.v6(CLIENT);
 /// The VIP.
 pub(crate) const VIP4: Ipv4Addr = Network::Front.v4(VIP);
 pub(crate) const VIP6: Ipv6Addr = Network::Front.v6(VIP);
@@ -199,7 +200,9 @@ impl Topology {
             if let Some(interface) = self.vip_interface(machine.role()) {
                 let (v4, v6) = (Network::Front.v4(VIP), Network::Front.v6(VIP));
                 lines.push(format!("address add {v4}/32 dev {interface}"));
-                lines.push(format!("address add {v6}/128 dev {interface} nodad"));
+                // Else the kernel would take it for the source of what the balancer itself sends.
+                let source = "preferred_lft 0 valid_lft forever";
+                lines.push(format!("address add {v6}/128 dev {interface} nodad {source}"));
             }
             machine.ip(&lines)?;
             if self.is_backend(machine.role()) {

@@ -24,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::values::unreachable;
 pub use self::{
     duration::{InvalidDuration, parse_duration},
     fault::{Fault, Faults},

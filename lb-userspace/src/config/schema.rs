@@ -233,7 +233,7 @@ fn service(
     places: &mut Once<(IpAddr, u16, Protocol)>,
 ) -> Option<Service> {
     let name = table.required("name", values::name);
-    let address = service_address(table);
+    let address = table.required("address", values::reachable_address);
     let port = table.required("port", values::number16(0..=u16::MAX));
     let protocols = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     let protocol = table.or("protocol", values::word(protocols, &[]), Protocol::Tcp);
@@ -301,18 +301,6 @@ fn affinity(
     affinity
 }
 
-fn service_address(table: &mut Table<'_>) -> Option<IpAddr> {
-    let address = table.required("address", values::address);
-    if address.is_some_and(|address| address.is_ipv6()) {
-        table.fault(
-            "address",
-            "an IPv6 service address is not supported by this version; use an IPv4 address"
-                .to_owned(),
-        );
-    }
-    address
-}
-
 fn idle_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Duration> {
     let parse = values::duration(SECOND..=168 * HOUR);
     match protocol {
@@ -327,7 +315,7 @@ fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>
     let mut addresses = Once::default();
     service.sections("backend", "in [[service.backend]]", |table| {
         let name = table.required("name", values::name);
-        let address = table.required("address", values::address);
+        let address = table.required("address", values::reachable_address);
         let weight = table.or("weight", values::number16(0..=256), 1);
         table.refuse_key(
             "port",

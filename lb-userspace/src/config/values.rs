@@ -197,6 +197,24 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Refusal> {
     host_address(text).map_err(|refusal| refusal.unwrap_or_else(unreadable))
 }
 
+/// The address of a service or a backend, of either family.
+pub(super) fn reachable_address(value: &DeValue<'_>) -> Result<IpAddr, Refusal> {
+    let address = address(value)?;
+    unreachable(address).map_or(Ok(address), |why| Err(Refusal::Because(why.to_owned())))
+}
+
+/// Why an address of one host cannot be a service's or a backend's.
+pub(crate) fn unreachable(address: IpAddr) -> Option<&'static str> {
+    let IpAddr::V6(v6) = address else { return None };
+    if v6.is_unicast_link_local() {
+        return Some(
+            "a link-local address, which says nothing without an interface; expected a global or \
+             unique local one",
+        );
+    }
+    v6.to_ipv4_mapped().map(|_| "an IPv4 address in the form of IPv6; expected it in its own form")
+}
+
 /// The address of one host. The error is nothing where the text is no address at all.
 pub(super) fn host_address(text: &str) -> Result<IpAddr, Option<Refusal>> {
     let address: IpAddr = text.parse().map_err(|_| None)?;

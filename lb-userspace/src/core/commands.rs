@@ -6,7 +6,7 @@ use super::{
     BackendChange, BackendId, Command, CommandError, Core, Expect, Now, Unsaved,
     changes::{Admin, Changes},
 };
-use crate::config::{Backend as Spec, Name, Service as ServiceSpec};
+use crate::config::{self, Backend as Spec, Name, Service as ServiceSpec};
 
 /// The largest weight.
 pub(super) const WEIGHT_MAX: u16 = 256;
@@ -178,6 +178,9 @@ fn merged(
     let unusable = address.is_unspecified() || address.is_multicast() || address.is_loopback();
     if unusable || address == service.address || address == IpAddr::from([255; 4]) {
         return invalid(format!("{address} cannot be a backend's address"));
+    }
+    if let Some(why) = config::unreachable(address) {
+        return invalid(format!("{address} is {why}"));
     }
     let weight = change.weight.or(current.map(|c| c.weight)).unwrap_or(1);
     if weight > WEIGHT_MAX {

@@ -109,7 +109,7 @@ impl Places {
     ) -> Option<(Place, ServiceMeta)> {
         self.choices(key).into_iter().find_map(|place| {
             let entry = &tables.bucket(place.bucket)?.0[usize::from(place.half)];
-            let same = entry.head.load() == key.head && entry.ring.load() == ring.to_word();
+            let same = entry.is(key) && entry.ring.load() == ring.to_word();
             same.then(|| (place, ServiceMeta(entry.meta.load())))
         })
     }
@@ -147,18 +147,30 @@ mod tests {
         ServiceKey::ipv4(0x0A00_0000 + n / 50, (n % 50) as u16, 6)
     }
 
+    /// Addresses that count in three places at once, as in `2001:db8:7::7:0:7`, fifty ports each.
+    fn key6(n: u32) -> ServiceKey {
+        let [high, low] = u16::try_from(n / 50).unwrap().to_be_bytes();
+        let mut address = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for place in [4, 10, 14] {
+            address[place..place + 2].copy_from_slice(&[high, low]);
+        }
+        ServiceKey::ipv6(address, u16::try_from(n % 50 + 1).unwrap(), 6)
+    }
+
     #[test]
     fn every_key_is_in_one_of_its_two_buckets_up_to_the_limit() {
         for services in [1, 7, 64, 1_024, 20_000] {
             let buckets = buckets_for(services);
-            let mut table = Places::new(buckets);
-            for n in 0..services {
-                assert!(table.insert(key(n)).is_some(), "{n} of {services}");
-            }
-            for n in 0..services {
-                let place = table.place(key(n)).unwrap();
-                assert!(key(n).places().both(buckets - 1).contains(&place.bucket));
-                assert_eq!(table.keys[&place], key(n));
+            for key in [key, key6] {
+                let mut table = Places::new(buckets);
+                for n in 0..services {
+                    assert!(table.insert(key(n)).is_some(), "{n} of {services}");
+                }
+                for n in 0..services {
+                    let place = table.place(key(n)).unwrap();
+                    assert!(key(n).places().both(buckets - 1).contains(&place.bucket));
+                    assert_eq!(table.keys[&place], key(n));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Answers to what people and machines ask.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use lb_common::{
     layout::Answer,
@@ -117,19 +117,13 @@ impl Daemon {
             reason: String::new(),
             verdict: String::new(),
         };
-        let (SocketAddr::V4(source), SocketAddr::V4(destination)) =
-            (question.source, question.destination)
-        else {
-            return refused(answer, Reason::Ipv6);
+        let told = match self.explainer.ask(question) {
+            Ok(told) => told,
+            Err(error) => {
+                answer.reason = error.to_string();
+                return answer;
+            }
         };
-        let told =
-            match self.explainer.ask(question.protocol, source, destination, question.opening) {
-                Ok(told) => told,
-                Err(error) => {
-                    answer.reason = error.to_string();
-                    return answer;
-                }
-            };
         if told.reason != Answer::FORWARDED {
             let reason = Reason::ALL.get(told.reason as usize).copied();
             return refused(answer, reason.unwrap_or(Reason::BadTable));

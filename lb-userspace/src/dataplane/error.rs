@@ -1,6 +1,6 @@
 //! What can go wrong between the daemon and the kernel, with what to do about it.
 
-use std::{io, path::PathBuf};
+use std::{io, net::IpAddr, path::PathBuf};
 
 /// A failure to set up or use the kernel's half.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,16 @@ pub enum Error {
         "{0} was attached without a link that outlives the daemon: Linux 5.9 or newer is needed"
     )]
     NoLink(String),
+    /// A question about a packet that cannot be.
+    #[error(
+        "no packet goes from {source_address} to {destination}: give two addresses of one family"
+    )]
+    Families {
+        /// Where it would come from.
+        source_address: IpAddr,
+        /// Where it would go to.
+        destination: IpAddr,
+    },
     /// A file operation on bpffs or a mapping failed.
     #[error("{what}: {cause}")]
     Io {

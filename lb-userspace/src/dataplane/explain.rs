@@ -1,7 +1,11 @@
 //! Asking the program itself where a packet would go: an instance of the same object over the
 //! same tables, run through `BPF_PROG_TEST_RUN`, which writes nothing but its answer.
 
-use std::{fmt, net::SocketAddrV4, path::Path};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
@@ -15,7 +19,7 @@ use super::{
     error::Error,
     tables::{self, Ingress},
 };
-use crate::config::Protocol;
+use crate::{config::Protocol, core::ExplainRequest};
 
 /// The instance that answers. Its own address is zero, like that in the questions.
 pub struct Explainer(Ebpf);
@@ -44,15 +48,10 @@ impl Explainer {
     ///
     /// # Errors
     ///
-    /// [`Error`] if the kernel refuses to run the program.
-    pub fn ask(
-        &mut self,
-        protocol: Protocol,
-        source: SocketAddrV4,
-        destination: SocketAddrV4,
-        opening: bool,
-    ) -> Result<Answer, Error> {
-        let frame = frame(protocol, source, destination, opening);
+    /// [`Error`] if the two addresses are of different families, or the kernel refuses to run the
+    /// program.
+    pub fn ask(&mut self, question: &ExplainRequest) -> Result<Answer, Error> {
+        let frame = frame(question)?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         let refused = |cause: String| Error::Refused { what: "a test run".to_owned(), cause };
@@ -76,27 +75,46 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
 }
 
 /// A TCP segment with ACK, or with SYN if it is to open the flow, or a UDP datagram.
-fn frame(
-    protocol: Protocol,
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
-    opening: bool,
-) -> Vec<u8> {
+fn frame(question: &ExplainRequest) -> Result<Vec<u8>, Error> {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
+    let ExplainRequest { protocol, source, destination, opening } = *question;
     let flags = if opening { SYN } else { ACK };
     let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
     let transport = match protocol {
         Protocol::Tcp => [&ports[..], &[0; 8], &[0x50, flags, 4, 0, 0, 0, 0, 0]].concat(),
         Protocol::Udp => [&ports[..], &[0, 8, 0, 0]].concat(),
     };
-    let mut frame = vec![0; 12];
-    frame.extend([0x08, 0x00, 0x45, 0, 0]);
-    // Twenty bytes of IP header and at most twenty of transport fit into one byte.
-    frame.push(if protocol == Protocol::Tcp { 40 } else { 28 });
-    frame.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
-    frame.extend(source.ip().octets());
-    frame.extend(destination.ip().octets());
-    frame.extend(transport);
-    frame
+    // Ethernet addresses of zeros, which are the instance's own.
+    let ethernet = vec![0; 12];
+    Ok([ethernet, header(protocol, source, destination, transport.len())?, transport].concat())
+}
+
+/// The `EtherType` and the IP header before so many bytes.
+fn header(
+    protocol: Protocol,
+    source: SocketAddr,
+    destination: SocketAddr,
+    length: usize,
+) -> Result<Vec<u8>, Error> {
+    // A TCP or UDP header: with twenty bytes of IPv4's it fits into one byte.
+    let length = u8::try_from(length).unwrap_or(u8::MAX);
+    let mut header = Vec::new();
+    match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            header.extend([0x08, 0x00, 0x45, 0, 0, 20 + length]);
+            header.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
+            header.extend(source.octets());
+            header.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            header.extend([0x86, 0xDD, 0x60, 0, 0, 0, 0, length, protocol.number(), 64]);
+            header.extend(source.octets());
+            header.extend(destination.octets());
+        }
+        (source_address, destination) => {
+            return Err(Error::Families { source_address, destination });
+        }
+    }
+    Ok(header)
 }

@@ -120,7 +120,7 @@ impl Mapped {
             Write::Service { place, key, ring, meta } => {
                 if let Some(entry) = self.entry(*place) {
                     entry.head.store(0);
-                    for (word, part) in entry.tail.iter().zip(key.tail) {
+                    for (word, part) in entry.tail.iter().zip(key.tail.unwrap_or_default()) {
                         word.store(part);
                     }
                     entry.meta.store(meta.0);

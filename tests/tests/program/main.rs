@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+mod arbitrary;
+mod ipv6;
 mod passing;
 mod scene;
 mod steering;

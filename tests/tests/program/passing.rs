@@ -1,7 +1,6 @@
 //! What is passed or dropped, and under which reason it is counted.
 
-use etherparse::PacketBuilder;
-use weir_lab::program::{OWN_MAC, Verdict};
+use weir_lab::program::Verdict;
 
 use crate::scene::{
     CLIENT, CLIENT_MAC, VIP, assert_passes_untouched, count, program, readdressed, tcp, udp,
@@ -34,13 +33,6 @@ fn what_is_no_business_of_ours_passes_untouched() {
         frame[20..22].copy_from_slice(&fragment);
         assert_passes_untouched(&mut program, &frame, "fragment");
     }
-    let mut ipv6 = Vec::new();
-    PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC)
-        .ipv6([1; 16], [2; 16], 64)
-        .tcp(1, 80, 0, 0)
-        .write(&mut ipv6, b"")
-        .unwrap();
-    assert_passes_untouched(&mut program, &ipv6, "ipv6");
 }
 
 #[test]

@@ -224,9 +224,22 @@ fn addresses() {
             ),
             (
                 "[[service]]\nname = \"six\"\naddress = \"2001:db8::1\"\nport = 80\n\
-                 backend = [{ name = \"a\", address = \"2001:db8::2\" }]",
-                &["9:11: an IPv6 service address is not supported by this version; use an IPv4 \
-                   address"],
+                 backend = [{ name = \"a\", address = \"192.0.2.2\" }]",
+                &["11:36: address: found 192.0.2.2, expected an IPv6 address like the service's \
+                   2001:db8::1"],
+            ),
+            (
+                "[[service]]\nname = \"six\"\naddress = \"2001:db8::1\"\nport = 80\n\
+                 backend = [{ name = \"a\", address = \"fe80::2\" }]",
+                &["11:36: address: found \"fe80::2\", a link-local address, which says nothing \
+                   without an interface; expected a global or unique local one"],
+            ),
+            (
+                "[[service]]\nname = \"six\"\naddress = \"::ffff:192.0.2.1\"\nport = 80",
+                &[
+                    "9:11: address: found \"::ffff:192.0.2.1\", an IPv4 address in the form of IPv6; \
+                   expected it in its own form",
+                ],
             ),
         ],
         SERVICE,

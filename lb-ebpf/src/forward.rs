@@ -1,0 +1,98 @@
+//! From a packet to an XDP action: sent to its backend, turned round, passed, or dropped.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
+        xdp_md,
+    },
+    helpers::bpf_redirect,
+    programs::XdpContext,
+};
+use lb_common::{
+    flow::{self, Flow},
+    packet::Packet,
+    reason::{Reason, Refusal},
+    rewrite,
+    steer::{self, Way},
+};
+
+use crate::{
+    count, echo, log,
+    maps::{self, KernelTables},
+};
+
+/// What becomes of a packet.
+#[inline(always)]
+pub(crate) fn forward(ctx: &XdpContext) -> u32 {
+    // SAFETY: the context's bounds are the frame's, and the program is its only user.
+    let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
+    let parsed = match flow::parse_plain(&packet, maps::own_mac()) {
+        Some(flow) => Ok(flow),
+        None if flow::is_ipv6(&packet, maps::own_mac()) => {
+            let (start, end) = packet.bounds();
+            return forward_ipv6(ctx.as_ptr().cast(), start, end);
+        }
+        None => flow::parse_ipv4(&packet, maps::own_mac()),
+    };
+    let outcome = match parsed {
+        Ok(flow) => send(ctx, &mut packet, &flow, log::forwarded),
+        Err(reason) => Err(reason),
+    };
+    match outcome {
+        Ok(action) => action,
+        Err(Reason::NoService) if echo::turns_round(&packet) => XDP_TX,
+        Err(reason) => refuse(ctx, reason),
+    }
+}
+
+/// The same for IPv6. A function of its own, with registers of its own: the words of longer
+/// addresses would take those of IPv4's packets. (Its bounds are given as they are: left to read them
+/// from the context, the compiler would do so before the call, and cut them to half a register.)
+#[inline(never)]
+fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: the bounds of the frame, which the caller does not touch any more.
+    let mut packet = unsafe { Packet::from_bounds(start, end) };
+    let outcome = match flow::parse_ipv6(&packet) {
+        Ok(flow) => send(&ctx, &mut packet, &flow, log::forwarded_ipv6),
+        Err(reason) => Err(reason),
+    };
+    match outcome {
+        Ok(action) => action,
+        Err(reason) => refuse(&ctx, reason),
+    }
+}
+
+/// Turns the packet towards its backend: back through the interface it came from, where the driver
+/// sends it at once, or redirected to another. `tell` is what the log says of it.
+#[inline(always)]
+fn send(
+    ctx: &XdpContext,
+    packet: &mut Packet<'_>,
+    flow: &Flow,
+    tell: impl FnOnce(&XdpContext, &Flow, &Way<'_>),
+) -> Result<u32, Reason> {
+    let way = steer::steer(&KernelTables, &maps::Loaded, flow)?;
+    let interface = rewrite::l2(packet, way.backend)?;
+    let redirected = interface != maps::own_index();
+    count::forwarded(way.number, packet.length(), flow.flags.opens(), redirected);
+    tell(ctx, flow, &way);
+    if redirected {
+        // SAFETY: a helper without pointers; it records where the frame is to go.
+        unsafe { bpf_redirect(interface, 0) };
+        return Ok(XDP_REDIRECT);
+    }
+    Ok(XDP_TX)
+}
+
+/// Passes or drops a packet, and counts it.
+#[inline(always)]
+fn refuse(ctx: &XdpContext, reason: Reason) -> u32 {
+    count::refused(reason);
+    log::refused(ctx, reason);
+    match reason.refusal() {
+        Refusal::Pass => XDP_PASS,
+        Refusal::Drop => XDP_DROP,
+    }
+}

@@ -1,0 +1,222 @@
+//! Arbitrary packets: the program in the kernel does with each what the same rules do on the host,
+//! and neither changes a packet that it does not forward, nor more of it than it should.
+
+use std::cell::RefCell;
+
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use lb_common::{
+    flow::{self, mac_word},
+    layout::{BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket},
+    packet::Packet,
+    reason::{Reason, Refusal},
+    rewrite,
+    slot::Slot,
+    steer::{self, Flows, Stage, Tables},
+};
+use proptest::{collection::vec, prelude::*};
+use weir_lab::program::{INGRESS, OWN_MAC, Program, Verdict, same_interface};
+
+use crate::scene::CLIENT_MAC;
+
+/// Settled slots alone, so that nothing depends on what came before.
+const CONFIG: &str = r#"
+[limits]
+services = 64
+backends = 64
+ring_slots = 8192
+[[interface]]
+name = "lo"
+[[service]]
+name = "four"
+address = "192.0.2.10"
+port = 80
+ring = 1009
+backend = [{ name = "a", address = "10.0.0.1" }, { name = "b", address = "10.0.0.2" }]
+[[service]]
+name = "six"
+address = "2001:db8::10"
+port = 0
+protocol = "udp"
+ring = 1009
+health = { type = "none" }
+backend = [{ name = "a", address = "2001:db8:1::1" }, { name = "b", address = "2001:db8:1::2" }]
+[[service]]
+name = "empty"
+address = "192.0.2.30"
+port = 80
+ring = 1009
+[[service]]
+name = "empty-six"
+address = "2001:db8::30"
+port = 80
+ring = 1009
+on_empty = "pass"
+"#;
+
+const VIP6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+
+/// The kernel's tables as they are on the host, without records.
+struct Host<'t>(&'t dyn Tables);
+
+impl Tables for Host<'_> {
+    fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
+        self.0.bucket(place)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.0.slot(index)
+    }
+
+    fn backend(&self, number: u16) -> Option<&BackendEntry> {
+        self.0.backend(number)
+    }
+
+    fn rotation(&self, service: u32) -> Option<&Rotation> {
+        self.0.rotation(service)
+    }
+
+    fn load(&self, number: u16) -> Option<&Load> {
+        self.0.load(number)
+    }
+}
+
+impl Flows for Host<'_> {
+    type Record<'t>
+        = &'t FlowRecord
+    where
+        Self: 't;
+
+    fn now(&self) -> u32 {
+        panic!("a settled slot asks for no time")
+    }
+
+    fn beat(&self) -> u32 {
+        panic!("a settled slot asks for no time")
+    }
+
+    fn record(&self, _: Stage, _: &FlowKey) -> Option<&FlowRecord> {
+        panic!("a settled slot asks for no record")
+    }
+
+    fn keep(&self, _: Stage, _: &FlowKey, _: &FlowRecord) {}
+
+    fn forget(&self, _: Stage, _: &FlowKey) {}
+
+    fn turn_to(&self, _: &Rotation, _: u32) {}
+
+    fn count(&self, _: &Load, _: i64) {}
+}
+
+/// What the rules make of a frame on the host.
+fn on_the_host(program: &Program, frame: &mut [u8]) -> Result<u32, Reason> {
+    let mut packet = Packet::new(frame);
+    let flow = flow::parse(&packet, mac_word(OWN_MAC))?;
+    let tables = Host(&*program.tables.mapped);
+    let way = steer::steer(&tables, &program.id.parameters(), &flow)?;
+    rewrite::l2(&mut packet, way.backend)
+}
+
+/// Good packets, of which arbitrary ones are made.
+fn seeds() -> Vec<Vec<u8>> {
+    let ethernet = || PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC);
+    let four = |last| ethernet().ipv4([198, 51, 100, 7], [192, 0, 2, last], 64);
+    let six = |last| {
+        let mut destination = VIP6;
+        destination[15] = last;
+        ethernet().ipv6([9; 16], destination, 64)
+    };
+    let mut frames = Vec::new();
+    for last in [10, 30] {
+        for udp in [false, true] {
+            frames.extend([written(four(last), udp), written(six(last), udp)]);
+        }
+    }
+    // IPv4 options; every extension header that is read over.
+    let mut options = frames[0].clone();
+    options[14] = 0x47;
+    options[17] += 8;
+    options.splice(34..34, [1; 8]);
+    frames.push(options);
+    for number in [0, 43, 44, 60] {
+        let mut extended = frames[3].clone();
+        extended.splice(54..54, [extended[20], 0, 0, 0, 0, 0, 0, 0]);
+        extended[19] += 8;
+        extended[20] = number;
+        frames.push(extended.clone());
+        extended.splice(54..54, [number, 0, 0, 0, 0, 0, 0, 0]);
+        extended[19] += 8;
+        extended[20] = 60;
+        frames.push(extended);
+    }
+    frames
+}
+
+fn written(builder: PacketBuilderStep<IpHeaders>, udp: bool) -> Vec<u8> {
+    let mut frame = Vec::new();
+    if udp {
+        builder.udp(4000, 80).write(&mut frame, b"hello").unwrap();
+    } else {
+        builder.tcp(4000, 80, 1, 1024).write(&mut frame, b"hello").unwrap();
+    }
+    frame
+}
+
+/// A good packet with some bytes changed, most of them in its headers, and another end.
+fn arbitrary() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![any::<u8>(), Just(0), Just(0xFF), Just(6), Just(17), Just(44), Just(60)];
+    let changes = vec((12..90usize, byte), 0..5);
+    let end = prop_oneof![4 => Just(None), 1 => (14..160usize).prop_map(Some)];
+    let changed =
+        (prop::sample::select(seeds()), changes, end).prop_map(|(frame, changes, end)| {
+            let mut frame = frame;
+            frame.resize(end.unwrap_or(frame.len()), 0);
+            for (place, value) in changes {
+                if let Some(byte) = frame.get_mut(place) {
+                    *byte = value;
+                }
+            }
+            frame
+        });
+    let noise =
+        vec(any::<u8>(), 2..200).prop_map(|noise| [&OWN_MAC[..], &CLIENT_MAC, &noise].concat());
+    prop_oneof![9 => changed, 1 => noise]
+}
+
+/// The reason under which the program counted its last packet, if it did.
+fn newly_counted(program: &Program, before: &[u64]) -> Option<Reason> {
+    let counts = program.tables.counters.reasons();
+    let mut risen = counts.iter().zip(before).filter(|(count, before)| count.packets > **before);
+    risen.next().map(|(count, _)| count.reason)
+}
+
+#[test]
+fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
+    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
+    let program = RefCell::new(Program::new(config, same_interface).unwrap());
+    let cases =
+        ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(cases, |(frame in arbitrary())| {
+        let mut program = program.borrow_mut();
+        let mut expected = frame.clone();
+        let outcome = on_the_host(&program, &mut expected);
+        let counts = program.tables.counters.reasons();
+        let before: Vec<u64> = counts.iter().map(|count| count.packets).collect();
+        let (verdict, out) = program.run(&frame).unwrap();
+        match outcome {
+            Ok(interface) => {
+                prop_assert_eq!((interface, verdict), (INGRESS, Verdict::Tx));
+                prop_assert_eq!(&out[12..], &frame[12..]);
+            }
+            Err(reason) => {
+                prop_assert_eq!(Some(reason), newly_counted(&program, &before));
+                let refusal = match reason.refusal() {
+                    Refusal::Pass => Verdict::Pass,
+                    Refusal::Drop => Verdict::Drop,
+                };
+                prop_assert_eq!(verdict, refusal);
+                prop_assert_eq!(&expected, &frame);
+            }
+        }
+        prop_assert_eq!(out, expected);
+    });
+}
