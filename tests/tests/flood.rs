@@ -19,7 +19,7 @@ use weir::{
     },
 };
 use weir_lab::{
-    bench::generator::{self, FIRST_VIP, Generator, Target, Traffic},
+    bench::generator::{self, FIRST_VIP, Family, Generator, Target, Traffic},
     program::{OWN_MAC, Program, SMALL, Verdict, object, same_interface},
 };
 
@@ -134,7 +134,7 @@ fn backends(program: &mut Program) -> BTreeMap<(Ipv4Addr, u16), [u8; 6]> {
 fn flood(program: &Program) {
     let instance = program.instance(&object().unwrap()).unwrap();
     let [empty, weir] = ["empty_tx", "weir"].map(|name| instance.program(name).unwrap());
-    let generator = Generator::new(empty, weir).unwrap();
+    let generator = Generator::new(Family::V4, empty, weir).unwrap();
     let order = generator::Order::Random;
     let traffic = Traffic { flows: 1 << 31, services: 2, port: PORT, order, mac: OWN_MAC };
     let mut syn = Vec::new();

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use weir::config::parse_duration;
 use weir_lab::{
-    bench::{self, Effort, control, daemon, sync},
+    bench::{self, Effort, Family, control, daemon, sync},
     program::object,
 };
 
@@ -91,6 +91,9 @@ struct Program {
     /// Packets in a round
     #[arg(long, default_value_t = 200_000)]
     packets: u32,
+    /// Measure the cases of IPv4 or IPv6 alone
+    #[arg(long, value_parser = family, value_name = "4|6")]
+    family: Option<Family>,
 }
 
 /// Runs one benchmark and prints its figures.
@@ -120,7 +123,7 @@ fn program(arguments: &Program) -> Result<()> {
     if process::again_as_root()? {
         return Ok(());
     }
-    let Program { instances, rounds, packets, .. } = *arguments;
+    let Program { instances, rounds, packets, family, .. } = *arguments;
     let object = match &arguments.object {
         Some(path) => read(path)?,
         None => object()?,
@@ -130,13 +133,21 @@ fn program(arguments: &Program) -> Result<()> {
         "{rounds} rounds of {packets} packets with each of {instances} copies of the program, in \
          turn with an empty one"
     ));
-    let effort = Effort { instances, rounds, packets };
+    let effort = Effort { instances, rounds, packets, family };
     let report = bench::measure(&object, baseline.as_deref(), effort, progress)?;
     print!("{}", report.table());
     write_json(arguments.json.as_deref(), &report)?;
     match &arguments.plot {
         Some(path) => plot::draw(&report, path),
         None => Ok(()),
+    }
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "4" => Ok(Family::V4),
+        "6" => Ok(Family::V6),
+        _ => Err("a family is 4 or 6".to_owned()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! The cases that are measured, and the tables and frames of each.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::generator::{FIRST_VIP, Order, Traffic};
+use super::generator::{FIRST_VIP, Family, Order, Traffic};
 use crate::program::OWN_MAC;
 
 /// The packet of a case.
@@ -43,6 +43,7 @@ pub enum State {
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Case {
+    pub(super) family: Family,
     pub(super) packet: Packet,
     pub(super) state: State,
     pub(super) flows: u32,
@@ -64,7 +65,14 @@ const ALWAYS_NEW: u32 = 1 << 31;
 pub(super) fn all() -> Vec<Case> {
     use Packet::{Ack, Syn, Udp};
     use State::{Exceptions, Loads, Miss, Moving, Recorded, Settled, Turns};
-    let typical = |packet, state, flows| Case { packet, state, flows, services: 1, backends: 100 };
+    let typical = |packet, state, flows| Case {
+        family: Family::V4,
+        packet,
+        state,
+        flows,
+        services: 1,
+        backends: 100,
+    };
     let few_and_many = [FLOWS[0], FLOWS[3]];
     let mut cases = Vec::new();
     for (packet, state) in [
@@ -92,6 +100,11 @@ pub(super) fn all() -> Vec<Case> {
         }));
     }
     cases.extend(few_and_many.map(|flows| Case { services: 64, ..typical(Ack, Miss, flows) }));
+    let six = |case| Case { family: Family::V6, ..case };
+    cases.extend(FLOWS.map(|flows| six(typical(Ack, Settled, flows))));
+    for (packet, state) in [(Syn, Settled), (Udp, Settled), (Ack, Recorded), (Ack, Miss)] {
+        cases.extend(few_and_many.map(|flows| six(typical(packet, state, flows))));
+    }
     cases
 }
 
@@ -112,7 +125,7 @@ impl Case {
         };
         let mut text = format!("[limits]\nflows = {flows}\n[[interface]]\nname = \"lo\"\n");
         for service in 0..self.services {
-            let vip = Ipv4Addr::from_bits(FIRST_VIP + service);
+            let vip = self.family.address(FIRST_VIP + service);
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
@@ -120,7 +133,7 @@ impl Case {
                  protocol = \"{protocol}\"\nring = {ring}\nalgorithm = \"{algorithm}\"\n"
             );
             for backend in 0..self.backends {
-                let address = Ipv4Addr::from_bits(0x0A00_0001 + backend);
+                let address = self.family.address(0x0A00_0001 + backend);
                 let _ = write!(
                     text,
                     "[[service.backend]]\nname = \"b{backend}\"\naddress = \"{address}\"\n"
@@ -153,17 +166,18 @@ impl Case {
 
     /// A smallest packet of the case's kind. The generator completes its addresses.
     pub(super) fn frame(&self) -> Vec<u8> {
-        frame(self.packet)
+        frame(self.family, self.packet)
     }
 
     /// The frame that confirms a flow at once.
     pub(super) fn confirming_frame(&self) -> Vec<u8> {
-        frame(if self.packet == Packet::Syn { Packet::Ack } else { self.packet })
+        let packet = if self.packet == Packet::Syn { Packet::Ack } else { self.packet };
+        frame(self.family, packet)
     }
 }
 
 /// A smallest packet of a kind, whose addresses the generator completes.
-pub(super) fn frame(packet: Packet) -> Vec<u8> {
+pub(super) fn frame(family: Family, packet: Packet) -> Vec<u8> {
     let (protocol, transport) = match packet {
         Packet::Udp => (17, vec![0, 0, 0, 0, 0, 8, 0, 0]),
         Packet::Syn | Packet::Ack => {
@@ -173,12 +187,20 @@ pub(super) fn frame(packet: Packet) -> Vec<u8> {
             (6, tcp)
         }
     };
-    let total = if packet == Packet::Udp { 28_u16 } else { 40 };
+    let length = if packet == Packet::Udp { 8 } else { 20 };
     let mut frame = [OWN_MAC, [0x02, 0, 0, 0, 0, 0xC1]].concat();
-    frame.extend([0x08, 0x00, 0x45, 0]);
-    frame.extend(total.to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    match family {
+        Family::V4 => {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 20 + length]);
+            frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        Family::V6 => {
+            frame.extend([0x86, 0xDD, 0x60, 0, 0, 0, 0, length, protocol, 64]);
+            let address = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            frame.extend([address; 2].concat());
+        }
+    }
     frame.extend(transport);
-    frame.resize(60, 0);
+    frame.resize(family.frame_bytes().into(), 0);
     frame
 }

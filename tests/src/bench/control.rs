@@ -19,7 +19,7 @@ use weir::{
 use super::{
     case::{Case, Packet, State},
     cpu_time,
-    generator::{Generator, Target},
+    generator::{Family, Generator, Target},
     program::{from_the_next, set_slots},
     quantile,
 };
@@ -100,7 +100,8 @@ fn sweeps(rounds: usize) -> Result<Vec<Measured>> {
     // The core takes some of them for exceptions; where all are moving, each flow is recorded.
     set_slots(&program, &case, from_the_next(&case));
     let instance = program.instance(&object()?)?;
-    let generator = Generator::new(instance.program("empty_tx")?, instance.program("weir")?)?;
+    let generator =
+        Generator::new(Family::V4, instance.program("empty_tx")?, instance.program("weir")?)?;
     let frame = case.confirming_frame();
     let (verdict, _) = generator.run(Target::Measured, case.rehearsal(), &frame, case.flows)?;
     ensure!(Verdict::from_action(verdict)? == Verdict::Tx, "the flows are forwarded");
@@ -127,7 +128,14 @@ fn sweeps(rounds: usize) -> Result<Vec<Measured>> {
 }
 
 fn case(backends: u32) -> Case {
-    Case { packet: Packet::Ack, state: State::Settled, flows: 1, services: 1, backends }
+    Case {
+        family: Family::V4,
+        packet: Packet::Ack,
+        state: State::Settled,
+        flows: 1,
+        services: 1,
+        backends,
+    }
 }
 
 fn program(case: &Case) -> Result<Program> {

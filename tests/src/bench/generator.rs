@@ -8,7 +8,7 @@
 //! the stores are done when they are read.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -35,6 +35,15 @@ pub struct Traffic {
     pub mac: [u8; 6],
 }
 
+/// The family of a generator's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, without options.
+    V4 = 4,
+    /// IPv6, without extension headers.
+    V6 = 6,
+}
+
 /// Which flow comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -56,7 +65,7 @@ pub enum Target {
     Measured = 1,
 }
 
-/// The first VIP; the others follow it.
+/// The first VIP; the others follow it. Over IPv6, it is the end of an address.
 pub const FIRST_VIP: u32 = 0xC633_6400;
 /// The first client's address; each of them has the ports from 1024 on, as many as `PORTS`.
 const FIRST_CLIENT: u32 = 0x0A40_0000;
@@ -72,9 +81,13 @@ pub(super) fn client_of(flow: u32) -> (Ipv4Addr, u16) {
     (Ipv4Addr::from_bits(FIRST_CLIENT + flow / PORTS), port)
 }
 
+/// What addresses of IPv6 begin with; the frame has it already.
+const PREFIX: u128 = 0x2001_0DB8 << 96;
+
 /// The generator in the kernel, in front of a program.
 #[derive(Debug)]
 pub struct Generator {
+    family: Family,
     program: Program,
     state: OwnedFd,
     _targets: OwnedFd,
@@ -97,8 +110,9 @@ struct State {
     /// The frame's first twelve bytes.
     first: u64,
     second: u64,
-    /// The next flow: both addresses, both ports.
+    /// The next flow: both addresses, both ports. Over IPv6, the second half of each address.
     addresses: u64,
+    destination: u64,
     ports: u64,
 }
 
@@ -110,7 +124,7 @@ impl Generator {
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn new(empty: BorrowedFd<'_>, measured: BorrowedFd<'_>) -> Result<Self> {
+    pub fn new(family: Family, empty: BorrowedFd<'_>, measured: BorrowedFd<'_>) -> Result<Self> {
         const ARRAY: u32 = 2;
         const PROG_ARRAY: u32 = 3;
         let state = sys::create_map(ARRAY, size_of::<State>(), 1).context("the state's map")?;
@@ -118,8 +132,8 @@ impl Generator {
         for (target, program) in [(Target::Empty, empty), (Target::Measured, measured)] {
             set_target(targets.as_fd(), target, program)?;
         }
-        let program = Program::load(&instructions(&state, &targets))?;
-        Ok(Self { program, state, _targets: targets })
+        let program = Program::load(&instructions(family, &state, &targets))?;
+        Ok(Self { family, program, state, _targets: targets })
     }
 
     /// Runs a target on so many packets of this traffic. Returns its verdict on the last, and the
@@ -127,7 +141,7 @@ impl Generator {
     ///
     /// # Errors
     ///
-    /// If the frame is shorter than 60 bytes, or the kernel refuses.
+    /// If the frame is shorter than [`Family::frame_bytes`], or the kernel refuses.
     pub fn run(
         &self,
         target: Target,
@@ -135,10 +149,8 @@ impl Generator {
         frame: &[u8],
         packets: u32,
     ) -> Result<(u32, f64)> {
-        ensure!(
-            frame.len() >= usize::from(FRAME_BYTES),
-            "a frame has {FRAME_BYTES} bytes at least"
-        );
+        let least = self.family.frame_bytes();
+        ensure!(frame.len() >= usize::from(least), "a frame has {least} bytes at least");
         self.set(&State::new(target, traffic))?;
         // Draws the first flow; the frame's own is sent meanwhile.
         sys::test_run(self.program.fd(), frame, 1)?;
@@ -150,7 +162,7 @@ impl Generator {
 
     fn set(&self, state: &State) -> Result<()> {
         #[allow(unsafe_code, reason = "the map was made with values of this type's size")]
-        // SAFETY: eleven words without padding; `new` made the map for them.
+        // SAFETY: twelve words without padding; `new` made the map for them.
         let written = unsafe { sys::update_map(self.state.as_fd(), 0, state) };
         written.context("write the generator's state")
     }
@@ -197,8 +209,25 @@ impl State {
     }
 }
 
-/// An Ethernet, an IPv4 and a TCP header, padded.
-const FRAME_BYTES: u8 = 60;
+// === impl Family ===
+
+impl Family {
+    /// An Ethernet, an IP and a TCP header, padded.
+    pub const fn frame_bytes(self) -> u8 {
+        match self {
+            Self::V4 => 60,
+            Self::V6 => 74,
+        }
+    }
+
+    /// An address that ends so: of the VIPs, or of any other host.
+    pub fn address(self, end: u32) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from_bits(end).into(),
+            Self::V6 => Ipv6Addr::from_bits(PREFIX | u128::from(end)).into(),
+        }
+    }
+}
 
 /// Offset of a field of [`State`].
 macro_rules! field {
@@ -220,7 +249,7 @@ const fn offset(bytes: usize) -> i16 {
 }
 
 /// The program. Register 6 keeps the context, 7 the state, 8 the frame.
-fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
+fn instructions(family: Family, state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
     const MAP: u8 = 1;
     const MAP_VALUE: u8 = 2;
     const TAIL_CALL: i32 = 12;
@@ -231,7 +260,7 @@ fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
         op(0x61, 8, 1, 0, 0), // r8 = (u32) data
         op(0x61, 3, 1, 4, 0), // r3 = (u32) data_end
         op(0xbf, 2, 8, 0, 0),
-        op(0x07, 2, 0, 0, FRAME_BYTES.into()),
+        op(0x07, 2, 0, 0, family.frame_bytes().into()),
         op(0xbd, 2, 3, 2, 0), // a frame that is long enough goes on
         op(0xb7, 0, 0, 0, 0),
         op(0x95, 0, 0, 0, 0),
@@ -244,10 +273,19 @@ fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
         load(4, 7, field!(second)),
         op(0x63, 8, 4, 8, 0),
         load(4, 7, field!(addresses)),
-        op(0x7b, 8, 4, 26, 0),
-        load(4, 7, field!(ports)),
-        op(0x63, 8, 4, 34, 0),
     ]);
+    code.extend(match family {
+        Family::V4 => {
+            vec![op(0x7b, 8, 4, 26, 0), load(4, 7, field!(ports)), op(0x63, 8, 4, 34, 0)]
+        }
+        Family::V6 => vec![
+            op(0x7b, 8, 4, 30, 0),
+            load(4, 7, field!(destination)),
+            op(0x7b, 8, 4, 46, 0),
+            load(4, 7, field!(ports)),
+            op(0x63, 8, 4, 54, 0),
+        ],
+    });
     // The next flow's number, in register 4.
     code.extend([
         load(4, 7, field!(drawn)),
@@ -274,9 +312,17 @@ fn instructions(state: &OwnedFd, targets: &OwnedFd) -> Vec<Instruction> {
         op(0x0f, 2, 3, 0, 0),
         op(0xdc, 2, 0, 0, 32),
         op(0x67, 2, 0, 0, 32),
-        op(0x4f, 5, 2, 0, 0), // r5 |= r2
-        op(0x7b, 7, 5, field!(addresses), 0),
     ]);
+    code.extend(match family {
+        // r5 |= r2
+        Family::V4 => vec![op(0x4f, 5, 2, 0, 0), op(0x7b, 7, 5, field!(addresses), 0)],
+        // Before the last four bytes of each come four zeros.
+        Family::V6 => vec![
+            op(0x67, 5, 0, 0, 32),
+            op(0x7b, 7, 5, field!(addresses), 0),
+            op(0x7b, 7, 2, field!(destination), 0),
+        ],
+    });
     // Ports.
     code.extend([
         op(0x57, 4, 0, 0, (1 << PORT_BITS) - 1),

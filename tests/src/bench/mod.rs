@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 
 pub use self::{
+    generator::Family,
     program::{Effort, measure},
     report::{Counts, Measured, Packet, Report, State},
 };

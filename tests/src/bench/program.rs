@@ -19,7 +19,7 @@ use weir::{
 
 use super::{
     case::{self, Case, State},
-    generator::{Generator, Target, Traffic},
+    generator::{Family, Generator, Target, Traffic},
     quantile,
     report::{Counts, Measured, Report},
 };
@@ -34,6 +34,8 @@ pub struct Effort {
     pub rounds: usize,
     /// Packets in a round.
     pub packets: u32,
+    /// Of all cases those of this family, or all.
+    pub family: Option<Family>,
 }
 
 /// An object under measurement, with the tables of a case.
@@ -61,7 +63,8 @@ pub fn measure(
     let mut report =
         Report { empty_ns: 0.0, results: Vec::new(), counts: Counts::default(), baseline: None };
     let mut empties = Vec::new();
-    let cases = case::all();
+    let mut cases = case::all();
+    cases.retain(|case| effort.family.is_none_or(|family| case.family == family));
     for (number, case) in cases.iter().enumerate() {
         progress(number + 1, cases.len());
         let subjects = objects.iter().map(|object| Subject::new(object, case, effort));
@@ -104,8 +107,8 @@ impl Subject {
         let mut instances = Vec::new();
         for _ in 0..effort.instances {
             let instance = program.instance(object)?;
-            let generator =
-                Generator::new(instance.program("empty_tx")?, instance.program("weir")?)?;
+            let [empty, weir] = ["empty_tx", "weir"].map(|name| instance.program(name));
+            let generator = Generator::new(case.family, empty?, weir?)?;
             instances.push((instance, generator));
         }
         let mut subject = Self { program, net: vec![Vec::new(); instances.len()], instances };
@@ -182,7 +185,7 @@ impl Subject {
         let all = self.net.concat();
         Measured {
             forward: "l2",
-            family: 4,
+            family: case.family as u8,
             packet: case.packet,
             state: case.state,
             flows: if case.is_always_new() { 0 } else { case.flows },

@@ -87,17 +87,17 @@ impl Report {
     }
 }
 
-const HEAD: &str = "packet  state       services  backends    flows  net ns  quartiles  fastest and slowest instance";
+const HEAD: &str = "IP  packet  state       services  backends    flows  net ns  quartiles  fastest and slowest instance";
 
 fn line(row: &Measured) -> String {
-    let Measured { packet, state, services, backends, net_ns, spread_ns, .. } = row;
+    let Measured { family, packet, state, services, backends, net_ns, spread_ns, .. } = row;
     let flows = if row.flows == 0 { "new".to_owned() } else { row.flows.to_string() };
     let fastest = row.instances_ns.iter().copied().fold(f64::INFINITY, f64::min);
     let slowest = row.instances_ns.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let packet = format!("{packet:?}").to_uppercase();
     let state = format!("{state:?}").to_lowercase();
     let mut text = format!(
-        "{packet:6}  {state:10}  {services:>8}  {backends:>8}  {flows:>7}  {net_ns:>6.1}  \
+        "{family:>2}  {packet:6}  {state:10}  {services:>8}  {backends:>8}  {flows:>7}  {net_ns:>6.1}  \
          {spread_ns:>9.1}  {fastest:>7.1} to {slowest:<18.1}"
     );
     if let Some(baseline) = row.baseline_net_ns {

@@ -103,5 +103,6 @@ where
 }
 
 fn belongs(row: &Measured, state: State, packet: Packet) -> bool {
-    (row.state, row.packet, row.services, row.backends) == (state, packet, 1, 100)
+    let kind = (row.family, row.state, row.packet, row.services, row.backends);
+    kind == (4, state, packet, 1, 100)
 }

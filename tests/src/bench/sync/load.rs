@@ -18,7 +18,7 @@ use crate::{
     Balancer,
     bench::{
         case::{Packet, frame},
-        generator::{Generator, Order, Target, Traffic, client_of},
+        generator::{Family, Generator, Order, Target, Traffic, client_of},
     },
     xdp::Program,
 };
@@ -127,7 +127,7 @@ impl Maker {
         let program = program.context("the program is gone")?.fd()?;
         let mac = links[0]["address"].as_str().and_then(mac).context("eth0 has no MAC address")?;
         let pass = Program::pass()?;
-        let generator = Generator::new(pass.fd(), program.as_fd())?;
+        let generator = Generator::new(Family::V4, pass.fd(), program.as_fd())?;
         Ok(Self { generator, mac, port, rate })
     }
 
@@ -150,7 +150,12 @@ impl Maker {
                         order: Order::Sequence { after: made },
                         mac: self.mac,
                     };
-                    self.generator.run(Target::Measured, traffic, &frame(packet), number)?;
+                    self.generator.run(
+                        Target::Measured,
+                        traffic,
+                        &frame(Family::V4, packet),
+                        number,
+                    )?;
                 }
                 made += number;
                 let latest = Made { flow: made, at: Instant::now() };
