@@ -1,7 +1,7 @@
 //! `weir backend-setup`: what a backend needs to take packets for a VIP and answer them itself.
 //!
-//! [`plan`] compares what is there with what is wanted, without touching anything; [`system`] looks
-//! and acts; [`record`] remembers what was there before, for `--undo`. Every change is said, and a
+//! `plan` compares what is there with what is wanted, without touching anything; `system` looks and
+//! acts; `record` remembers what was there before, for `--undo`. Every change is said, and a
 //! second run finds nothing left to do.
 
 mod endpoint;
