@@ -176,8 +176,8 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a restart waits for a whole idle time-out again",
         RING,
-        "vec![now; slots.len()]",
-        "vec![if BROKEN { Duration::ZERO } else { now }; slots.len()]",
+        "vec![Moment::after(now); slots.len()]",
+        "vec![Moment::after(if BROKEN { Duration::ZERO } else { now }); slots.len()]",
     ),
     rule(
         "a service that begins to record every flow records those that it has",
