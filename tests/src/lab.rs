@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     Backend, Balancer, Client, Namespace, Service, namespace, process, requirements,
+    snmp::tcp_counter,
     sweep::{self, LabName},
     topology::{self, Plug, Topology},
     xdp::{Attachment, Program},
@@ -174,6 +175,18 @@ impl Lab {
         ports.map(|plug| (plug.port.clone(), plug.role.as_str().into()))
     }
 
+    /// How many connections each machine's kernel has reset: whose fault a broken one was.
+    fn resets(&self) -> String {
+        let balancers = self.balancers.iter().map(Balancer::namespace);
+        let backends = self.backends.iter().map(Backend::namespace);
+        let lines = balancers.chain(backends).chain([self.client.namespace()]).map(|machine| {
+            let count = tcp_counter(machine, "OutRsts")
+                .map_or_else(|e| format!("{e:#}"), |n| n.to_string());
+            format!("{}: {count} resets sent", machine.role())
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     fn at_ports(&self, role: &str, command: impl Fn(&Plug) -> String) -> Result<()> {
         let ports = self.plugs.iter().filter(|plug| plug.role == role);
         let lines: Vec<_> = ports.map(command).collect();
@@ -195,7 +208,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", self.remains.logs());
+            eprintln!("{}\n{}", self.remains.logs(), self.resets());
         }
     }
 }

@@ -205,10 +205,12 @@ impl Topology {
                 lines.push(format!("address add {v6}/128 dev {interface} nodad {source}"));
             }
             machine.ip(&lines)?;
+            mine.clone().try_for_each(|plug| checksum_in_software(machine, plug.interface))?;
             if self.is_backend(machine.role()) {
                 machine.sysctl(&BACKEND_SETTINGS)?;
+                mine.clone().try_for_each(|plug| keep_flows_in_order(machine, plug.interface))?;
             }
-            mine.clone().try_for_each(|plug| checksum_in_software(machine, plug.interface))
+            Ok(())
         })
     }
 
@@ -296,6 +298,14 @@ fn checksum_in_software(namespace: &Namespace, interface: &str) -> Result<()> {
         ["tx", "rx", "tso", "gso", "gro"].into_iter().flat_map(|offload| [offload, "off"]);
     let words: Vec<_> = ["ethtool", "-K", interface].into_iter().chain(offloads).collect();
     namespace.run(&words).map(drop)
+}
+
+/// Makes an interface take a flow's packets one after another, as a network card's queue does. A
+/// veth end without NAPI hands each packet to whichever CPU the sender runs on: the end of a
+/// handshake and the request behind it, looked at by two CPUs at once, may find neither the
+/// half-open connection nor the open one, and the server's kernel resets what is sound.
+fn keep_flows_in_order(namespace: &Namespace, interface: &str) -> Result<()> {
+    namespace.run(&["ethtool", "-K", interface, "gro", "on"]).map(drop)
 }
 
 fn balancer_name(number: u8) -> String {
