@@ -396,8 +396,8 @@ impl Daemon {
         let Ok(now) = kernel_seconds() else { return };
         // Flows may belong to backends whose state came just before them.
         self.carry_out();
-        let understood = self.core.understand_flows(flows, now);
-        if let Err(error) = self.tables.records.install(&understood) {
+        let mut understood = self.core.understand_flows(flows, now);
+        if let Err(error) = self.tables.records.install(&mut understood, now) {
             error!("recording flows of a peer failed: {error}");
         }
         self.core.remember_flows(&understood, self.clock.now());

@@ -5,5 +5,6 @@
 mod arbitrary;
 mod ipv6;
 mod passing;
+mod records;
 mod scene;
 mod steering;
