@@ -69,13 +69,14 @@ impl TcpFlags {
     }
 }
 
-/// Reads a frame that is addressed to `own_mac`, as [`mac_word`] makes it, of either family.
+/// Reads a frame of either family that is addressed to an Ethernet address which `ours` says yes to,
+/// as [`mac_word`] makes it.
 #[inline(always)]
-pub fn parse(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
-    match parse_plain(packet, own_mac) {
+pub fn parse(packet: &Packet<'_>, ours: impl Fn(u64) -> bool) -> Result<Flow, Reason> {
+    match parse_plain(packet, &ours) {
         Some(flow) => Ok(flow),
-        None if is_ipv6(packet, own_mac) => parse_ipv6(packet),
-        None => parse_ipv4(packet, own_mac),
+        None if is_ipv6(packet, &ours) => parse_ipv6(packet),
+        None => parse_ipv4(packet, &ours),
     }
 }
 
@@ -84,12 +85,22 @@ pub const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_le_bytes([0, 0, a, b, c, d, e, f])
 }
 
+/// The family, 1 for IPv4 and 2 for IPv6, and the id of the virtual router that an address belongs
+/// to (RFC 9568 section 7.3); the family is 0 if it is no such address.
+#[inline(always)]
+pub const fn virtual_router(mac: u64) -> (u8, u8) {
+    const PREFIX: u32 = u32::from_le_bytes([0x00, 0x00, 0x5E, 0x00]);
+    let family = (mac >> 48) as u8;
+    let is_one = (mac >> 16) as u32 == PREFIX && family.wrapping_sub(1) < 2;
+    (if is_one { family } else { 0 }, (mac >> 56) as u8)
+}
+
 /// Nearly every packet, with as few comparisons as can be: TCP or UDP over IPv4, for us, whole and
 /// without options. `None` says nothing but that it is not such a packet.
 #[inline(always)]
-pub fn parse_plain(packet: &Packet<'_>, own_mac: u64) -> Option<Flow> {
+pub fn parse_plain(packet: &Packet<'_>, ours: impl Fn(u64) -> bool) -> Option<Flow> {
     let head = packet.at::<PlainHead>(0)?;
-    if u64::from_le_bytes(head.first) << 16 != own_mac {
+    if !ours(u64::from_le_bytes(head.first) << 16) {
         return None;
     }
     let kind = u32::from_le_bytes(head.kind) & PlainHead::KIND_MASK;
@@ -115,22 +126,21 @@ pub fn parse_plain(packet: &Packet<'_>, own_mac: u64) -> Option<Flow> {
     })
 }
 
-/// Whether it is a frame of IPv6 that is addressed to `own_mac`.
+/// Whether it is a frame of IPv6 that is addressed to us.
 #[inline(always)]
-pub fn is_ipv6(packet: &Packet<'_>, own_mac: u64) -> bool {
+pub fn is_ipv6(packet: &Packet<'_>, ours: impl Fn(u64) -> bool) -> bool {
     packet.at::<EthernetWords>(0).is_some_and(|ethernet| {
-        u64::from_le_bytes(ethernet.first) << 16 == own_mac
-            && ethernet.ether_type == ETHER_TYPE_IPV6
+        ethernet.ether_type == ETHER_TYPE_IPV6 && ours(u64::from_le_bytes(ethernet.first) << 16)
     })
 }
 
 /// Any packet of IPv4, step by step.
 #[inline(always)]
-pub fn parse_ipv4(packet: &Packet<'_>, own_mac: u64) -> Result<Flow, Reason> {
+pub fn parse_ipv4(packet: &Packet<'_>, ours: impl Fn(u64) -> bool) -> Result<Flow, Reason> {
     let Some(ethernet) = packet.at::<EthernetWords>(0) else {
         return Err(Reason::Malformed);
     };
-    if u64::from_le_bytes(ethernet.first) << 16 != own_mac {
+    if !ours(u64::from_le_bytes(ethernet.first) << 16) {
         return Err(Reason::NotForUs);
     }
     if ethernet.ether_type != ETHER_TYPE_IPV4 {

@@ -17,6 +17,7 @@
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 //! | `RECORD_COUNTERS` | [`RecordCounters`], a CPU | one a flow that is recorded or dropped |
 //! | `HEARTBEAT` | [`Heartbeat`], 64 bytes | none, unless a peer probes |
+//! | `VIRTUAL_MACS` | [`VirtualMacs`], 64 bytes | none, unless a frame is for a virtual router |
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
 
 mod flows;
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -320,6 +321,32 @@ impl Load {
         let active = self.active.load();
         // In two's complement: below zero.
         if active >> 63 == 0 { active } else { 0 }
+    }
+}
+
+/// The virtual routers of one family that an interface is the master of, for frames to their
+/// Ethernet addresses. The entry of IPv4 lies at twice the interface's place, that of IPv6 behind it.
+#[repr(C, align(64))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct VirtualMacs {
+    /// The interface's index: places may get other interfaces.
+    pub interface: Word64,
+    /// A bit for each virtual router id.
+    pub owned: [Word64; 4],
+    /// Not used.
+    pub reserved: [Word64; 3],
+}
+
+impl VirtualMacs {
+    /// How many interfaces have a place.
+    pub const PLACES: u32 = 64;
+
+    /// Whether the interface is the master of a virtual router.
+    #[inline(always)]
+    pub fn owns(&self, interface: u32, router_id: u8) -> bool {
+        let word = &self.owned[usize::from(router_id >> 6)];
+        self.interface.load() == u64::from(interface) && word.load() >> (router_id & 63) & 1 == 1
     }
 }
 

@@ -27,13 +27,13 @@ use crate::{
 pub(crate) fn forward(ctx: &XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let mut packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
-    let parsed = match flow::parse_plain(&packet, maps::own_mac()) {
+    let parsed = match flow::parse_plain(&packet, maps::is_ours) {
         Some(flow) => Ok(flow),
-        None if flow::is_ipv6(&packet, maps::own_mac()) => {
+        None if flow::is_ipv6(&packet, maps::is_ours) => {
             let (start, end) = packet.bounds();
             return forward_ipv6(ctx.as_ptr().cast(), start, end);
         }
-        None => flow::parse_ipv4(&packet, maps::own_mac()),
+        None => flow::parse_ipv4(&packet, maps::is_ours),
     };
     let outcome = match parsed {
         Ok(flow) => send(ctx, &mut packet, &flow, log::forwarded),

@@ -41,7 +41,7 @@ pub fn weir(ctx: XdpContext) -> u32 {
 pub fn explain(ctx: XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
-    let outcome = match flow::parse(&packet, maps::own_mac()) {
+    let outcome = match flow::parse(&packet, maps::is_ours) {
         Ok(flow) => steer::steer(&Unchanged, &maps::Loaded, &flow),
         Err(reason) => Err(reason),
     };

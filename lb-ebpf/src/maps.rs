@@ -9,10 +9,11 @@ use aya_ebpf::{
 };
 use lb_common::{
     echo::Outcome,
+    flow,
     hash::Seed,
     layout::{
         Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Heartbeat, Load,
-        RecordCounters, RingLine, Rotation, ServiceBucket,
+        RecordCounters, RingLine, Rotation, ServiceBucket, VirtualMacs,
     },
     reason::Reason,
     slot::Slot,
@@ -54,6 +55,8 @@ static RECORD_COUNTERS: PerCpuArray<RecordCounters, { Stage::ALL.len() }> = PerC
 #[btf_map]
 static HEARTBEAT: Array<Heartbeat, 1, MAPPED> = Array::new();
 #[btf_map]
+static VIRTUAL_MACS: Array<VirtualMacs, 1, MAPPED> = Array::new();
+#[btf_map]
 static ECHO_COUNTERS: PerCpuArray<u64, { Outcome::ALL.len() }> = PerCpuArray::new();
 
 /// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
@@ -62,6 +65,9 @@ static OWN_MAC: Global<u64> = Global::new(0);
 /// The interface's own index: the program is loaded once for each.
 #[unsafe(no_mangle)]
 static OWN_INDEX: Global<u32> = Global::new(0);
+/// The interface's place among those of the configuration.
+#[unsafe(no_mangle)]
+static OWN_PLACE: Global<u32> = Global::new(0);
 /// The two words of the flow hash's secret.
 #[unsafe(no_mangle)]
 static SEED_LOW: Global<u64> = Global::new(0);
@@ -75,10 +81,22 @@ static PLACE_MASK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TELLS: Global<u32> = Global::new(0);
 
-/// The address that frames for us carry.
+/// Whether frames to this address are for us: it is the interface's own, or that of a virtual router
+/// that it is the master of.
 #[inline(always)]
-pub(crate) fn own_mac() -> u64 {
-    OWN_MAC.load()
+pub(crate) fn is_ours(mac: u64) -> bool {
+    if mac == OWN_MAC.load() {
+        return true;
+    }
+    let (family, router_id) = flow::virtual_router(mac);
+    family != 0 && is_master(u32::from(family), u32::from(router_id)) != 0
+}
+
+/// A function of its own, so that its words take none of the registers of the packet's path.
+#[inline(never)]
+fn is_master(family: u32, router_id: u32) -> u32 {
+    let entry = VIRTUAL_MACS.get(OWN_PLACE.load() * 2 + family - 1);
+    entry.is_some_and(|entry| entry.owns(OWN_INDEX.load(), router_id as u8)).into()
 }
 
 /// What the controller fixed at load.

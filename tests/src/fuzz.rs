@@ -141,7 +141,7 @@ pub fn xdp(data: &[u8]) {
         }
         let mut frame = data.to_vec();
         let mut packet = Packet::new(&mut frame);
-        let parsed = flow::parse(&packet, flow::mac_word(OWN_MAC));
+        let parsed = flow::parse(&packet, |mac| mac == flow::mac_word(OWN_MAC));
         let forwarded = parsed.and_then(|flow| {
             let way = steer::steer(tables, &PARAMETERS, &flow)?;
             rewrite::l2(&mut packet, way.backend)

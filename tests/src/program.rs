@@ -113,7 +113,7 @@ impl Verdict {
 
 impl Instance {
     fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self> {
-        let own = Ingress { index: INGRESS, mac: OWN_MAC, echo: ECHO, log: 0 };
+        let own = Ingress { index: INGRESS, mac: OWN_MAC, place: 0, echo: ECHO, log: 0 };
         let mut ebpf = dataplane::load(object, id, bpf_dir, own)?;
         for name in ["weir", "empty_tx"] {
             xdp(&mut ebpf, name)?.load()?;

@@ -29,7 +29,7 @@ pub use self::{
     duration::{InvalidDuration, parse_duration},
     fault::{Fault, Faults},
     model::*,
-    vrrp::{Garp, Prefix, Track, TrackScript, Tracked, Vrrp},
+    vrrp::{Garp, Prefix, Track, TrackScript, Tracked, Vrrp, is_virtual_home},
 };
 use self::{fault::Report, syntax::Source};
 

@@ -58,6 +58,8 @@ pub struct Vrrp {
     pub sync_group: Option<Name>,
     /// How new addresses are announced.
     pub garp: Garp,
+    /// Whether the addresses have the virtual router's Ethernet address, on an interface of their own.
+    pub virtual_mac: bool,
     /// What the priority follows.
     pub track: Vec<Track>,
 }
@@ -159,9 +161,10 @@ fn instance(table: &mut Table<'_>, services: Option<&[Service]>) -> Option<Vrrp>
     let sync_group = table.or("sync_group", group, None);
     let garp = table.section("garp", "in [vrrp.garp]", garp);
     let track = table.sections("track", "in [[vrrp.track]]", |table| track(table, services));
-    if table.or("virtual_mac", values::boolean, false) == Some(true) {
-        let message = "virtual_mac = true is not supported by this version; leave it out: the \
-                       addresses move with gratuitous ARP and neighbour advertisements";
+    let virtual_mac = table.or("virtual_mac", values::boolean, false);
+    if virtual_mac == Some(true) && unicast_peers.as_ref().is_some_and(|peers| !peers.is_empty()) {
+        let message = "virtual_mac = true needs adverts by multicast, which tell switches where the \
+                       address is; leave unicast_peers out";
         table.fault("virtual_mac", message.to_owned());
     }
     Some(Vrrp {
@@ -179,6 +182,7 @@ fn instance(table: &mut Table<'_>, services: Option<&[Service]>) -> Option<Vrrp>
         authentication: authentication?,
         sync_group: sync_group?,
         garp: garp?,
+        virtual_mac: virtual_mac?,
         track: track?,
     })
 }
@@ -353,9 +357,40 @@ fn no_script(table: &mut Table<'_>) -> Option<TrackScript> {
     None
 }
 
+/// Whether a name is one that [`Vrrp::home`] makes for virtual routers.
+pub fn is_virtual_home(name: &str) -> bool {
+    let rest = name.strip_prefix("vrrp4-").or_else(|| name.strip_prefix("vrrp6-"));
+    rest.and_then(|rest| rest.split_once('-')).is_some_and(|(router_id, hash)| {
+        router_id.parse::<u8>().is_ok()
+            && hash.len() == 4
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 // === impl Vrrp ===
 
 impl Vrrp {
+    /// The interface that its addresses are on.
+    pub fn home(&self) -> String {
+        if !self.virtual_mac {
+            return self.interface.clone();
+        }
+        // At most fifteen bytes, of which the parent's name may take all: a part of its hash (FNV-1a).
+        let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let hash = self.interface.bytes().fold(0x811C_9DC5, mix) & 0xFFFF;
+        let family = if self.is_ipv4() { 4 } else { 6 };
+        format!("vrrp{family}-{}-{hash:04x}", self.router_id)
+    }
+
+    /// The addresses as they are put on that interface: one of their own leads to no network.
+    pub fn placed(&self) -> impl Iterator<Item = Prefix> {
+        self.addresses.iter().map(|prefix| {
+            let longest = if prefix.address.is_ipv4() { 32 } else { 128 };
+            let length = if self.virtual_mac { longest } else { prefix.length };
+            Prefix { address: prefix.address, length }
+        })
+    }
+
     /// Whether its addresses are IPv4.
     pub fn is_ipv4(&self) -> bool {
         self.addresses.first().is_some_and(|prefix| prefix.address.is_ipv4())

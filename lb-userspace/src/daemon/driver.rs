@@ -346,6 +346,7 @@ impl Daemon {
         let mut packet_logs = Vec::with_capacity(self.attachments.len());
         let mut done = Vec::with_capacity(self.attachments.len());
         for attachment in &self.attachments {
+            self.tables.virtual_macs.claim(attachment.place, attachment.index);
             match attachment.attach(&self.object, &self.id, bpf_dir) {
                 Ok(mut attached) => {
                     packet_logs.push(attached.packet_log.take());
@@ -374,6 +375,7 @@ impl Daemon {
         (attachment.index, attachment.mac) = (link.index, link.mac);
         if *self.ready.borrow() {
             let bpf_dir = &self.config.node.bpf_dir;
+            self.tables.virtual_macs.claim(attachment.place, attachment.index);
             let attached = attachment.attach(&self.object, &self.id, bpf_dir)?;
             self.interfaces[position] = interface_status(&attachment, &attached);
             self.packet_logs[position] = attached.packet_log;

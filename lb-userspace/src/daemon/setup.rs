@@ -93,7 +93,7 @@ pub(super) async fn start(config_path: PathBuf, options: Options) -> Result<Daem
         health,
         netlink,
         signals: Signals::listen()?,
-        vrrp: Vrrp::start(clock, echo, config.sync.as_ref())?,
+        vrrp: Vrrp::start(clock, echo, config.sync.as_ref(), tables.virtual_macs.clone())?,
     };
     let mut daemon = Daemon {
         core,
@@ -275,7 +275,7 @@ fn choose_tables(state: &State, config: &Config, key: Option<&Key>) -> (TablesId
 /// Looks every configured interface up.
 async fn find_interfaces(config: &Config) -> Result<Vec<Attachment>> {
     let mut found = Vec::with_capacity(config.interfaces.len());
-    for wanted in &config.interfaces {
+    for (place, wanted) in (0..).zip(&config.interfaces) {
         let link = netlink::interface(&wanted.name).await?;
         if !link.ethernet {
             bail!("{} is no Ethernet interface: weir forwards Ethernet frames", wanted.name);
@@ -287,6 +287,7 @@ async fn find_interfaces(config: &Config) -> Result<Vec<Attachment>> {
             index: link.index,
             name: link.name,
             mac: link.mac,
+            place,
             mode: wanted.mode,
             echo: Responder::default(),
         });

@@ -38,6 +38,8 @@ pub struct Attachment {
     pub name: String,
     /// Its address.
     pub mac: [u8; 6],
+    /// Its place among the interfaces of the configuration.
+    pub place: u32,
     /// How the configuration wants it.
     pub mode: AttachMode,
     /// How peers' probes are answered.
@@ -83,7 +85,8 @@ impl Attachment {
     /// [`Error`] with what to do.
     pub fn attach(&self, object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Attached, Error> {
         let log = packet_log::level();
-        let own = Ingress { index: self.index, mac: self.mac, echo: self.echo, log };
+        let Self { index, mac, place, echo, .. } = *self;
+        let own = Ingress { index, mac, place, echo, log };
         let mut ebpf = tables::load(object, id, bpf_dir, own)?;
         let program: &mut Xdp = ebpf
             .program_mut("weir")

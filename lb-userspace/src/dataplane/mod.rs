@@ -23,6 +23,7 @@ mod percpu;
 mod recorded;
 mod sweep;
 mod tables;
+mod virtual_macs;
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,7 @@ pub use self::{
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},
     tables::{Ingress, MAPS, Tables, load, prepare},
+    virtual_macs::{VirtualMacs, VirtualRouter},
 };
 use crate::{config::Limits, core::places::buckets_for};
 

@@ -21,11 +21,12 @@ use super::{
     heartbeat::Heart,
     mapped::{Mapped, Pages},
     sweep::Records,
+    virtual_macs::VirtualMacs,
 };
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 14] = [
+pub const MAPS: [(&str, u32); 15] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -40,6 +41,7 @@ pub const MAPS: [(&str, u32); 14] = [
     ("RECORD_COUNTERS", 24),
     ("HEARTBEAT", 64),
     ("ECHO_COUNTERS", 8),
+    ("VIRTUAL_MACS", 64),
 ];
 
 /// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
@@ -55,6 +57,8 @@ pub struct Tables {
     pub records: Arc<Records>,
     /// What the program counts.
     pub counters: Arc<Counters>,
+    /// The virtual routers that each interface is the master of.
+    pub virtual_macs: VirtualMacs,
     /// What peers are told of this daemon.
     pub heart: Heart,
 }
@@ -81,8 +85,9 @@ impl Tables {
             pinned(&directory, "ECHO_COUNTERS")?,
         )?);
         let heart = Heart::new(pages(&directory, "HEARTBEAT", id.limits)?);
+        let virtual_macs = VirtualMacs::new(pages(&directory, "VIRTUAL_MACS", id.limits)?);
         let records = Arc::new(Records::open(id, bpf_dir, Arc::clone(&counters))?);
-        Ok(Self { mapped: Arc::new(mapped), records, counters, heart })
+        Ok(Self { mapped: Arc::new(mapped), records, counters, heart, virtual_macs })
     }
 
     /// Whether the tables of an id are all there, with their sizes.
@@ -177,6 +182,8 @@ pub struct Ingress {
     pub index: u32,
     /// Its own address: frames to others are not steered.
     pub mac: [u8; 6],
+    /// Its place in the table of virtual routers.
+    pub place: u32,
     /// How peers' probes are answered.
     pub echo: Responder,
     /// How much it tells of packets, in numbers of [`log::Level`]; 0 for nothing.
@@ -188,6 +195,7 @@ impl Ingress {
     pub const NONE: Self = Self {
         index: 0,
         mac: [0; 6],
+        place: 0,
         echo: Responder { port: 0, node: 0, key: EchoKey([0; 2]) },
         log: 0,
     };
@@ -211,6 +219,7 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
     loader
         .override_global("OWN_MAC", &mac_word(own.mac), true)
         .override_global("OWN_INDEX", &own.index, true)
+        .override_global("OWN_PLACE", &own.place, true)
         .override_global(aya_log::LEVEL, &own.log, true)
         .override_global("SEED_LOW", &seed_low, true)
         .override_global("SEED_HIGH", &seed_high, true)
@@ -233,6 +242,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         // Openings wait here for their flow's next packet, a round trip at most.
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
+        "VIRTUAL_MACS" => 2 * lb_common::layout::VirtualMacs::PLACES,
         "FLOW_NEWS_LOST" | "HEARTBEAT" => 1,
         "ECHO_COUNTERS" => u32::try_from(Outcome::ALL.len()).unwrap_or(u32::MAX),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),

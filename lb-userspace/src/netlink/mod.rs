@@ -11,6 +11,7 @@ mod hop;
 mod io;
 mod message;
 mod table;
+mod virtual_link;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

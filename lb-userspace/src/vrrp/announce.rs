@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use super::packet::{HOP_LIMIT, PROTOCOL};
 use crate::config::Garp;
 
 /// An Ethernet address.
@@ -19,6 +20,8 @@ const BROADCAST: Mac = [0xff; 6];
 /// `ff02::1` on Ethernet (RFC 2464 section 7).
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ETHER_TYPE_IPV4: [u8; 2] = 0x0800_u16.to_be_bytes();
+const IPV4_LENGTH: u16 = 20;
 const ETHER_TYPE_ARP: [u8; 2] = 0x0806_u16.to_be_bytes();
 const ETHER_TYPE_IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
 const ICMPV6: u8 = 58;
@@ -28,6 +31,40 @@ const NA_FLAGS: u8 = 0b1010_0000;
 const OPTION_TARGET_MAC: u8 = 2;
 /// The advertisement with its one option.
 const NA_LENGTH: u8 = 32;
+
+/// The Ethernet address of a virtual router (RFC 9568 section 7.3).
+pub const fn virtual_mac(router_id: u8, ipv4: bool) -> Mac {
+    [0x00, 0x00, 0x5e, 0x00, if ipv4 { 1 } else { 2 }, router_id]
+}
+
+/// Whether an Ethernet address is one of a virtual router.
+pub const fn is_virtual_mac(mac: Mac) -> bool {
+    matches!(mac, [0x00, 0x00, 0x5e, 0x00, 1 | 2, _])
+}
+
+/// An advert as a whole frame, from a virtual router's Ethernet address, by which switches learn where
+/// it is (RFC 9568 section 7.2).
+pub(super) fn advert(message: &[u8], source: IpAddr, mac: Mac) -> Vec<u8> {
+    let length = u16::try_from(message.len()).expect("an advert has 64 addresses at most");
+    match source {
+        IpAddr::V4(source) => {
+            let [high, low] = (IPV4_LENGTH + length).to_be_bytes();
+            let (source, group) = (source.octets(), [224, 0, 0, 18]);
+            // Internetwork control, do not fragment.
+            let head = [0x45, 0xc0, high, low, 0, 0, 0x40, 0, HOP_LIMIT, PROTOCOL];
+            let [high, low] = super::packet::sum(&[&head, &source, &group]).to_be_bytes();
+            let ethernet = [&[0x01, 0x00, 0x5e, 0, 0, 18], &mac[..], &ETHER_TYPE_IPV4].concat();
+            [&ethernet[..], &head, &[high, low], &source, &group, message].concat()
+        }
+        IpAddr::V6(source) => {
+            let [high, low] = length.to_be_bytes();
+            let head = [0x6c, 0, 0, 0, high, low, PROTOCOL, HOP_LIMIT];
+            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12).octets();
+            let ethernet = [&[0x33, 0x33, 0, 0, 0, 0x12], &mac[..], &ETHER_TYPE_IPV6].concat();
+            [&ethernet[..], &head, &source.octets(), &group, message].concat()
+        }
+    }
+}
 
 /// The frame that tells everyone that `address` is at `mac`.
 pub fn frame(address: IpAddr, mac: Mac) -> Vec<u8> {
@@ -143,6 +180,20 @@ mod tests {
         // A checksum over a message that holds its own is 0 (RFC 1071).
         let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
         assert_eq!(crate::vrrp::packet::sum(&[&pseudo, &frame[54..]]), 0);
+    }
+
+    #[test]
+    fn an_advert_from_a_virtual_router_byte_for_byte() {
+        let mac = virtual_mac(51, true);
+        let frame = advert(&[7; 12], "10.0.0.2".parse().unwrap(), mac);
+        assert_eq!(frame[..14], [1, 0, 0x5e, 0, 0, 18, 0, 0, 0x5e, 0, 1, 51, 8, 0]);
+        assert_eq!(frame[14..24], [0x45, 0xc0, 0, 32, 0, 0, 0x40, 0, 255, 112]);
+        assert_eq!(crate::vrrp::packet::sum(&[&frame[14..34]]), 0);
+        assert_eq!(frame[26..], [[10, 0, 0, 2], [224, 0, 0, 18], [7; 4], [7; 4], [7; 4]].concat());
+        let frame = advert(&[7; 24], "fe80::2".parse().unwrap(), virtual_mac(51, false));
+        assert_eq!(frame[..14], [0x33, 0x33, 0, 0, 0, 18, 0, 0, 0x5e, 0, 2, 51, 0x86, 0xdd]);
+        assert_eq!(frame[14..22], [0x6c, 0, 0, 0, 0, 24, 112, 255]);
+        assert_eq!((frame.len(), frame[53], &frame[54..]), (78, 0x12, &[7; 24][..]));
     }
 
     #[test]

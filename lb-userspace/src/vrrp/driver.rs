@@ -9,6 +9,7 @@
 mod hosts;
 mod knowledge;
 mod orders;
+mod sending;
 mod wishes;
 mod witnesses;
 
@@ -20,20 +21,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
-};
-use tracing::{debug, error, warn};
-
 use self::{hosts::Hosts, witnesses::Witnesses};
 use super::{
-    Echo, Report, Request, VrrpStatus, Wanted, announce,
+    Echo, Report, Request, VrrpStatus, Wanted,
     fence::Fence,
     fsm::{Input, Output, State},
     group,
     instance::{Instance, Told},
-    io::{AdvertSocket, Buffer, FrameSocket, group as multicast_group},
+    io::{AdvertSocket, Buffer, FrameSocket},
     keeper::{Keeper, Orders, Place},
     script::Scripts,
     track::{DaemonFacts, Facts},
@@ -42,6 +37,11 @@ use super::{
 use crate::{
     clock::Clock,
     config::{self, Name, Vrrp},
+    dataplane::VirtualMacs,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
 };
 
 /// Packets taken from one socket before the timers have their turn.
@@ -100,6 +100,7 @@ struct Driver {
     last_round: Duration,
     due: Option<Duration>,
     frames: Option<FrameSocket>,
+    macs: VirtualMacs,
     orders: watch::Sender<Orders>,
     scripts: Scripts,
     fence: Fence,
@@ -113,7 +114,13 @@ struct Driver {
 }
 
 /// Works until the handle is dropped.
-pub(super) async fn run(clock: Clock, echo: Option<Echo>, peers: Peers, edges: Edges) {
+pub(super) async fn run(
+    clock: Clock,
+    echo: Option<Echo>,
+    peers: Peers,
+    macs: VirtualMacs,
+    edges: Edges,
+) {
     let Edges { mut wanted, facts: mut daemon_facts, mut arrived, mut spoke, .. } = edges;
     let Edges { mut requests, status, reports, .. } = edges;
     let (orders, orders_there) = watch::channel(Orders::default());
@@ -135,6 +142,7 @@ pub(super) async fn run(clock: Clock, echo: Option<Echo>, peers: Peers, edges: E
         last_round: Duration::ZERO,
         due: None,
         frames: None,
+        macs,
         orders,
         scripts: Scripts::new(script_reports),
         fence: Fence::new(peers.fence, fence_outcomes),
@@ -281,6 +289,7 @@ impl Driver {
                     let instance = &mut self.running[position].instance;
                     instance.holds = Some(true);
                     instance.announcements.start(instance.spec.garp, now);
+                    self.tell_program();
                     // Now: what a client sends meanwhile goes to the master that was.
                     self.announce();
                 }
@@ -327,44 +336,6 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, position: usize, priority: u8) {
-        let Running { instance, socket: Some(socket), .. } = &mut self.running[position] else {
-            return;
-        };
-        let source = instance.fsm.settings().own;
-        let group = [multicast_group(instance.spec.is_ipv4())];
-        let peers = instance.spec.unicast_peers.clone();
-        let to: &[IpAddr] = if peers.is_empty() { &group } else { &peers };
-        for to in to {
-            let message = instance.advert(priority, *to);
-            if let Err(error) = socket.send(&message, source, *to) {
-                // The links' news tell why; one advert in three is enough.
-                debug!(instance = %instance.spec.name, %to, %error, "an advert was not sent");
-            }
-        }
-    }
-
-    /// Sends the announcements that are due.
-    fn announce(&mut self) {
-        let now = self.now();
-        for Running { instance, .. } in &mut self.running {
-            if !instance.announcements.is_due(instance.spec.garp, now) {
-                continue;
-            }
-            let Some(link) = self.facts.links.get(&instance.spec.interface) else { continue };
-            if self.frames.is_none() {
-                self.frames = FrameSocket::open().map_err(|error| error!("{error}")).ok();
-            }
-            let Some(frames) = &self.frames else { continue };
-            for prefix in &instance.spec.addresses {
-                let frame = announce::frame(prefix.address, link.mac);
-                if let Err(error) = frames.send(&frame, link.index) {
-                    warn!(address = %prefix.address, %error, "cannot announce an address");
-                }
-            }
-        }
-    }
-
     /// Has the members of a group follow each other.
     fn move_groups(&mut self) {
         let instances = || self.running.iter().map(|each| &each.instance);
@@ -394,7 +365,7 @@ fn arrival(now: Duration, age: Duration, emptied: Duration) -> Duration {
 }
 
 fn places(spec: &Vrrp) -> Vec<Place> {
-    spec.addresses.iter().map(|prefix| (spec.interface.clone(), *prefix)).collect()
+    spec.placed().map(|prefix| (spec.home(), prefix)).collect()
 }
 
 #[cfg(test)]

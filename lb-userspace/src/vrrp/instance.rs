@@ -129,7 +129,9 @@ impl Instance {
 
     /// Has addresses announced that another configuration brought to a master.
     pub fn announce_new(&mut self, old: &Vrrp, now: Duration) {
-        if self.holds == Some(true) && self.spec.addresses != old.addresses {
+        if self.holds == Some(true)
+            && (&self.spec.addresses, self.spec.virtual_mac) != (&old.addresses, old.virtual_mac)
+        {
             self.announcements.start(self.spec.garp, now);
         }
     }

@@ -15,10 +15,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::track::LinkFacts;
+use super::{
+    announce::{Mac, is_virtual_mac},
+    track::LinkFacts,
+};
 use crate::{
     config::Prefix,
-    netlink::{Error, Kernel, NewsSocket},
+    netlink::{Error, Kernel, LinkReport, NewsSocket},
 };
 
 /// Changes that bear on addresses and interfaces.
@@ -45,11 +48,22 @@ pub(super) enum Wanted {
     Dropped,
 }
 
+/// An interface of a virtual router's own, on top of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct VirtualLink {
+    /// The other.
+    pub(super) parent: String,
+    /// Its Ethernet address.
+    pub(super) mac: Mac,
+}
+
 /// What the keeper is to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     /// The interfaces that matter.
     pub(super) interfaces: BTreeSet<String>,
+    /// Virtual routers' own interfaces by name; those without anything are not to be there.
+    pub(super) links: BTreeMap<String, Option<VirtualLink>>,
     /// The addresses.
     pub(super) addresses: BTreeMap<Place, Wanted>,
 }
@@ -124,7 +138,10 @@ impl Keeper {
 
     /// Reads how things are, tells it, and makes them as they are to be.
     async fn look(&mut self, kernel: &Kernel, orders: &Orders) -> Result<(), Error> {
-        let links = kernel.links().await?;
+        let mut links = kernel.links().await?;
+        if self.settle_links(kernel, orders, &links).await? {
+            links = kernel.links().await?;
+        }
         let addresses = kernel.addresses().await?;
         let facts: BTreeMap<String, LinkFacts> = links
             .into_iter()
@@ -153,6 +170,44 @@ impl Keeper {
             changed
         });
         Ok(())
+    }
+
+    /// Makes virtual routers' interfaces, and removes them; returns whether anything changed.
+    async fn settle_links(
+        &mut self,
+        kernel: &Kernel,
+        orders: &Orders,
+        links: &[LinkReport],
+    ) -> Result<bool, Error> {
+        let mut changed = false;
+        let find = |name: &str| links.iter().find(|link| link.name == name);
+        for (name, wanted) in &orders.links {
+            let outcome = match (wanted, find(name)) {
+                (Some(VirtualLink { parent, mac }), None) => {
+                    let Some(below) = find(parent) else { continue };
+                    kernel.add_virtual_link(name, *mac, (parent, below.index)).await
+                }
+                // Another's of this name, if there can be such a thing, is none of our business.
+                (None, Some(link)) if is_virtual_mac(link.mac) => {
+                    kernel.remove_link(link.index).await
+                }
+                _ => continue,
+            };
+            match outcome {
+                Ok(()) => changed = true,
+                Err(Error::Refused { what, cause }) => {
+                    let of = |place: &&Place| place.0 == *name;
+                    if let Some(place) = orders.addresses.keys().find(of)
+                        && self.may_mend(place)
+                    {
+                        self.tell(place, format!("the kernel refused to {what}: {cause}"));
+                    }
+                    self.wake_at(Instant::now() + MEND_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(changed)
     }
 
     /// Makes one address as it is to be.

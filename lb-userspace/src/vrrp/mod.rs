@@ -40,6 +40,7 @@ use crate::{
     clock::Clock,
     config::{self, Name, Prefix},
     core::CommandError,
+    dataplane::VirtualMacs,
 };
 
 /// Reports that may wait for the daemon; what comes on top is only logged.
@@ -103,6 +104,7 @@ pub struct Vrrp {
 
 impl Vrrp {
     /// Starts the thread, without instances. With `echo`, the hosts of other routers are probed.
+    /// `macs` are told of virtual routers' Ethernet addresses.
     /// Of `sync`, the witnesses and the fence are heeded.
     ///
     /// # Errors
@@ -112,6 +114,7 @@ impl Vrrp {
         clock: Clock,
         echo: Option<Echo>,
         sync: Option<&config::Sync>,
+        macs: VirtualMacs,
     ) -> Result<Self, Error> {
         let peers = sync.map(driver::Peers::from).unwrap_or_default();
         let (wanted, wanted_here) = watch::channel(Wanted::default());
@@ -138,7 +141,7 @@ impl Vrrp {
             .name("weir-vrrp".to_owned())
             .spawn(move || {
                 let _guard = Guard;
-                runtime.block_on(driver::run(clock, echo, peers, edges));
+                runtime.block_on(driver::run(clock, echo, peers, macs, edges));
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
         Ok(Self { wanted, facts, arrived, spoke, requests, status, reports })
@@ -212,13 +215,13 @@ impl Vrrp {
 /// The addresses that a configuration may put on interfaces.
 pub fn held_addresses(instances: &[config::Vrrp]) -> Vec<HeldAddress> {
     let of = |instance: &config::Vrrp| {
-        let interface = instance.interface.clone();
-        let held = move |prefix: &Prefix| HeldAddress {
+        let interface = instance.home();
+        let held = move |prefix: Prefix| HeldAddress {
             interface: interface.clone(),
             address: prefix.address,
             length: prefix.length,
         };
-        instance.addresses.iter().map(held).collect::<Vec<_>>()
+        instance.placed().map(held).collect::<Vec<_>>()
     };
     instances.iter().flat_map(of).collect()
 }

@@ -110,7 +110,7 @@ impl Flows for Host<'_> {
 /// What the rules make of a frame on the host.
 fn on_the_host(program: &Program, frame: &mut [u8]) -> Result<u32, Reason> {
     let mut packet = Packet::new(frame);
-    let flow = flow::parse(&packet, mac_word(OWN_MAC))?;
+    let flow = flow::parse(&packet, |mac| mac == mac_word(OWN_MAC))?;
     let tables = Host(&*program.tables.mapped);
     let way = steer::steer(&tables, &program.id.parameters(), &flow)?;
     rewrite::l2(&mut packet, way.backend)

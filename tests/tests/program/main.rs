@@ -8,3 +8,4 @@ mod passing;
 mod records;
 mod scene;
 mod steering;
+mod virtual_macs;

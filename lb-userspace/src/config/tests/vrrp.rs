@@ -47,6 +47,7 @@ fn defaults() {
         authentication: Authentication::None,
         sync_group: None,
         garp: Garp { repeat: 5, refresh: Duration::ZERO },
+        virtual_mac: false,
         track: Vec::new(),
     };
     assert_eq!(instance(""), expected);
@@ -56,6 +57,26 @@ fn defaults() {
     );
     assert_eq!(instance("version = 2").interval, Duration::from_secs(1));
     assert_eq!(read(SERVICE).vrrp, []);
+}
+
+#[test]
+fn a_virtual_router_has_an_interface_of_its_own() {
+    let plain = instance("");
+    assert_eq!((plain.home().as_str(), is_virtual_home("eth0")), ("eth0", false));
+    assert!(plain.placed().eq(plain.addresses.iter().copied()));
+    let one = instance("virtual_mac = true");
+    let home = one.home();
+    assert!(home.starts_with("vrrp4-51-") && home.len() < 16, "{home}");
+    assert!(is_virtual_home(&home));
+    assert_eq!(one.placed().map(|prefix| prefix.length).collect::<Vec<_>>(), [32]);
+    let other = Vrrp { interface: "bond0.100.200xx".to_owned(), router_id: 255, ..one };
+    assert_ne!(other.home()[9..], home[9..]);
+    assert!(other.home().len() < 16 && is_virtual_home(&other.home()));
+    for foreign in
+        ["vrrp.51", "vrrp4", "vrrp4-51", "vrrp4-510-abcd", "vrrp4-51-abcg", "vrrp4-51-abcd0"]
+    {
+        assert!(!is_virtual_home(foreign), "{foreign}");
+    }
 }
 
 #[test]
@@ -144,9 +165,9 @@ fn faults_of_an_instance() {
             "12:17: unicast_peers: 192.0.2.10 is one of the instance's addresses",
         ),
         (
-            "virtual_mac = true",
-            "12:15: virtual_mac = true is not supported by this version; leave it out: the \
-             addresses move with gratuitous ARP and neighbour advertisements",
+            "unicast_peers = [\"10.0.0.3\"]\nvirtual_mac = true",
+            "13:15: virtual_mac = true needs adverts by multicast, which tell switches where the \
+             address is; leave unicast_peers out",
         ),
         (
             "garp = { refresh = \"10ms\" }",

@@ -8,13 +8,14 @@ use super::{
     places,
 };
 use crate::{
-    config::{Name, Tracked, Vrrp},
+    config::{Name, Tracked, Vrrp, is_virtual_home},
+    dataplane::VirtualRouter,
     vrrp::{
-        Report, VrrpStatus,
+        Report, VrrpStatus, announce,
         fence::Outcome,
         fsm::State,
         instance::{Instance, Told},
-        keeper::{Mended, Orders, Place, Wanted},
+        keeper::{Mended, Orders, Place, VirtualLink, Wanted},
     },
 };
 
@@ -60,6 +61,7 @@ impl Driver {
                 }
             }
             orders.interfaces.insert(instance.spec.interface.clone());
+            order_link(instance, &mut orders);
             for track in &instance.spec.track {
                 if let Tracked::Interface(name) = &track.what {
                     orders.interfaces.insert(name.clone());
@@ -68,6 +70,9 @@ impl Driver {
         }
         for place in &self.dropped {
             orders.interfaces.insert(place.0.clone());
+            if is_virtual_home(&place.0) {
+                orders.links.entry(place.0.clone()).or_insert(None);
+            }
             orders.addresses.insert(place.clone(), Wanted::Dropped);
         }
         self.orders.send_if_modified(|known| {
@@ -75,6 +80,26 @@ impl Driver {
             *known = orders;
             changed
         });
+        self.tell_program();
+    }
+
+    /// Tells the program whose frames are ours beside those to the interfaces' own addresses: those
+    /// of virtual routers that we hold, or whose interface is still there. As long as it is, the
+    /// kernel would answer what the program does not steer, and reset connections.
+    pub(super) fn tell_program(&self) {
+        if !self.informed {
+            // What an earlier daemon said holds on.
+            return;
+        }
+        let virtual_ones = self.running.iter().filter(|each| each.instance.spec.virtual_mac);
+        let ours = virtual_ones.filter_map(|Running { instance, .. }| {
+            let spec = &instance.spec;
+            let ours = instance.holds == Some(true) || self.facts.links.contains_key(&spec.home());
+            let (ipv4, router_id) = (spec.is_ipv4(), spec.router_id);
+            let interface = self.facts.links.get(&spec.interface).filter(|_| ours)?.index;
+            Some(VirtualRouter { interface, ipv4, router_id })
+        });
+        self.macs.set(&ours.collect::<Vec<_>>());
     }
 
     pub(super) fn tell(&self, position: usize, told: Told) {
@@ -84,7 +109,9 @@ impl Driver {
 
     pub(super) fn tell_of(&self, mended: &Mended) {
         let Mended { place: (interface, prefix), what } = mended;
-        let of = |spec: &&Vrrp| spec.interface == *interface && spec.addresses.contains(prefix);
+        let of = |spec: &&Vrrp| {
+            spec.home() == *interface && spec.placed().any(|placed| placed == *prefix)
+        };
         let specs = self.running.iter().map(|each| &each.instance.spec);
         if let Some(spec) = specs.clone().find(of) {
             let note = format!("{}: {what}", prefix.address);
@@ -143,5 +170,23 @@ impl Driver {
         let leaving = self.leaving.is_some();
         let instances = self.running.iter().map(|each| &each.instance);
         instances.filter(move |instance| leaving || !instance.retiring)
+    }
+}
+
+/// Orders the interface of a virtual router's own.
+fn order_link(instance: &Instance, orders: &mut Orders) {
+    let spec = &instance.spec;
+    if !spec.virtual_mac {
+        return;
+    }
+    let home = spec.home();
+    orders.interfaces.insert(home.clone());
+    let Some(held) = instance.holds else { return };
+    let mac = announce::virtual_mac(spec.router_id, spec.is_ipv4());
+    let link = VirtualLink { parent: spec.interface.clone(), mac };
+    let known = orders.links.entry(home).or_insert(None);
+    // Of an instance that leaves and its successor, one may hold the addresses.
+    if held {
+        *known = Some(link);
     }
 }

@@ -33,6 +33,7 @@ fn spec(version: Version) -> Vrrp {
         authentication,
         sync_group: None,
         garp: Garp { repeat: 5, refresh: Duration::ZERO },
+        virtual_mac: false,
         track: Vec::new(),
     }
 }
