@@ -51,7 +51,7 @@ pub use self::{
     flow_table::Fullness,
     input::*,
     plan::*,
-    replica::{KernelFlow, Stamps, refresh_period},
+    replica::{KernelFlow, Stamps, refresh_period, without_outrun_openings},
     report::CheckTarget,
     status::*,
 };

@@ -34,12 +34,17 @@ pub fn is_done(
     let dead = !life.lives() || record.life() != life.number();
     // The slot's owner has every flow of it: the record says nothing that the slot does not.
     let said_by_slot = slot.is_some_and(Slot::is_settled);
-    let patience =
-        if record.is_closing() { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
+    let silent = is_silent(record.seen.load(), record.is_closing(), now, idle_seconds);
+    dead || said_by_slot || silent
+}
+
+/// Whether a flow has been silent for too long to be remembered, by its last packet and whether
+/// that closed it.
+pub(super) fn is_silent(seen: u32, closing: bool, now: u32, idle_seconds: u32) -> bool {
+    let patience = if closing { CLOSING_SECONDS.min(idle_seconds) } else { idle_seconds };
     let margin = u32::try_from(MARGIN.as_secs()).unwrap_or(u32::MAX);
     // The kernel may have stamped it after we read the clock.
-    let silent = now.saturating_sub(record.seen.load());
-    dead || said_by_slot || silent > patience.saturating_add(margin)
+    now.saturating_sub(seen) > patience.saturating_add(margin)
 }
 
 /// What a sweep is told.
@@ -131,23 +136,23 @@ pub fn correction(counted: u32, before: u64, after: u64) -> i64 {
 impl Core {
     /// What a sweep should know, if there is anything to sweep for.
     pub fn sweep_order(&self, now: Now) -> Option<Order> {
-        // Where peers tell each other of flows, a flow's last packet may be known only after a
-        // while.
-        let shared = self.replica.is_some();
-        let swept = |service: &Service| {
-            let idle = service.spec.idle_timeout;
-            let refresh = shared.then(|| refresh_period(idle));
-            Swept {
-                idle_seconds: seconds(idle + refresh.unwrap_or_default()),
-                every_flow: service.ring.tracking() == Tracking::EveryFlow,
-                refresh_seconds: refresh.map(seconds),
-            }
-        };
         self.is_restless().then(|| Order {
             now: now.monotonic,
-            services: self.services.values().map(|s| (s.index, swept(s))).collect(),
+            services: self.services.values().map(|s| (s.index, self.swept_as(s))).collect(),
             loads: self.services.values().flat_map(Service::loads).collect(),
         })
+    }
+
+    /// What a sweep is told of a service. Where peers tell each other of flows, a flow's last
+    /// packet may be known only after a while.
+    pub(super) fn swept_as(&self, service: &Service) -> Swept {
+        let idle = service.spec.idle_timeout;
+        let refresh = self.replica.as_ref().map(|_| refresh_period(idle));
+        Swept {
+            idle_seconds: seconds(idle + refresh.unwrap_or_default()),
+            every_flow: service.ring.tracking() == Tracking::EveryFlow,
+            refresh_seconds: refresh.map(seconds),
+        }
     }
 
     /// Whether any slot remembers anything, any backend drains, or records are left.

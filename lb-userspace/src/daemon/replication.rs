@@ -21,7 +21,9 @@ use self::feed::Feed;
 use super::driver::Daemon;
 use crate::{
     config::{Config, Name},
-    core::{EventKind, KernelFlow, PeerStatus, SyncRole, SyncStatus, Write},
+    core::{
+        EventKind, KernelFlow, PeerStatus, SyncRole, SyncStatus, Write, without_outrun_openings,
+    },
     dataplane::{RecordedFlows, kernel_seconds},
     sync::{
         BindError, Connections, Error, Frame, Incoming, Key, Look, Message, Outbox, Output, Peers,
@@ -248,7 +250,10 @@ impl Daemon {
                 self.look_for_lost_flows();
             }
             Wake::Incoming(all) => all.into_iter().for_each(|incoming| self.incoming(incoming)),
-            Wake::Recorded(flows) => self.say_flows(&flows, None),
+            Wake::Recorded(mut flows) => {
+                without_outrun_openings(&mut flows);
+                self.say_flows(&flows, None);
+            }
             Wake::Dump((id, dump)) => self.dumped(id, dump),
         }
     }

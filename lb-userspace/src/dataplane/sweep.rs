@@ -3,6 +3,8 @@
 //! It runs beside the core, on a thread of its own, over the same tables; the core draws the
 //! conclusions. Dropping a record is safe at any moment: see [`crate::core::sweep`].
 
+mod install;
+
 use std::{
     io,
     path::Path,
@@ -30,9 +32,6 @@ use crate::{
     },
     sync::packet::FlowStage,
 };
-
-/// Seconds within which two nodes' sightings of a flow count as one.
-const FRESH: u32 = 2;
 
 /// A [`FlowKey`] as words.
 pub(super) type Key = [u32; size_of::<FlowKey>() / size_of::<u32>()];
@@ -140,73 +139,6 @@ impl Records {
         Ok(all)
     }
 
-    /// Records flows as a peer has them, or drops them. `now` is the kernel's clock in seconds.
-    ///
-    /// Of a flow that both nodes have a record of, the one that saw it later is right: what is no
-    /// news is taken out of the list. A peer that was away, or has lost the addresses, tells of
-    /// flows as it last saw them; a record made older by that would look done to the next sweep
-    /// while its flow lives.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's word.
-    pub fn install(&self, flows: &mut Vec<KernelFlow>, now: u32) -> io::Result<()> {
-        let mut trouble = None;
-        flows.retain(|flow| match self.is_outdated(flow, now) {
-            Ok(outdated) => !outdated,
-            Err(error) => {
-                trouble = Some(error);
-                true
-            }
-        });
-        trouble.map_or(Ok(()), Err)?;
-        let (mut opening, mut open, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
-        for flow in flows.iter() {
-            let key = flow.key.words();
-            let marks = FlowRecord::marks_word(flow.stage == FlowStage::Closing, 0);
-            let entry = (key, [flow.backend, flow.seen, flow.slot, marks]);
-            match flow.stage {
-                FlowStage::Opening => opening.push(entry),
-                FlowStage::Open | FlowStage::Closing => open.push(entry),
-                FlowStage::Forgotten => forgotten.push(key),
-            }
-        }
-        self.confirmed.drop(&forgotten)?;
-        if !opening.is_empty() {
-            // What is confirmed there is of an earlier flow between the same ports.
-            let keys: Vec<_> = opening.iter().map(|(key, _)| *key).collect();
-            self.confirmed.drop(&keys)?;
-            self.half_open.insert(&opening)?;
-        }
-        if !open.is_empty() {
-            let keys: Vec<_> = open.iter().map(|(key, _)| *key).collect();
-            self.confirmed.insert(&open)?;
-            self.half_open.drop(&keys)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a record here is of a later packet than the one that a peer tells of. A flow seen a
-    /// moment ago is not asked for: nothing here can be later by more than the clock's step.
-    fn is_outdated(&self, flow: &KernelFlow, now: u32) -> io::Result<bool> {
-        let opens = flow.stage == FlowStage::Opening;
-        if flow.stage == FlowStage::Forgotten || (!opens && now.saturating_sub(flow.seen) < FRESH) {
-            return Ok(false);
-        }
-        let key = flow.key.words();
-        let seen = |table: &Table| {
-            let value = table.entries.get(&key)?;
-            io::Result::Ok(value.map(|value| record(&value).seen.load()))
-        };
-        // The opening and the packet behind it may have come in the same second, here the latter.
-        if seen(&self.confirmed)?
-            .is_some_and(|here| here > flow.seen || (opens && here == flow.seen))
-        {
-            return Ok(true);
-        }
-        Ok(seen(&self.half_open)?.is_some_and(|here| here > flow.seen))
-    }
-
     /// Drops records; returns how many were there.
     ///
     /// # Errors
@@ -287,6 +219,9 @@ impl Table {
     }
 
     fn insert(&self, entries: &[(Key, Value)]) -> io::Result<u64> {
+        if entries.is_empty() {
+            return Ok(0);
+        }
         // What is there then, the program did not put there.
         self.account().before = None;
         self.entries.insert(entries)

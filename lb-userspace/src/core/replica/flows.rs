@@ -1,7 +1,7 @@
 //! Recorded flows between this node's tables, which count, and messages, which name.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -10,7 +10,7 @@ use lb_common::layout::{FlowKey, FlowRecord};
 use super::{Listed, addresses, number_of};
 use crate::{
     config::Name,
-    core::{Action, Core, Now, Write, service::Service},
+    core::{Action, Core, Now, Write, service::Service, sweep::is_silent},
     sync::packet::{FLOWS_MAX, Flow, FlowStage, Flows, Message},
 };
 
@@ -42,11 +42,32 @@ struct Place<'c> {
     name: &'c Name,
     service: &'c Service,
     addresses: HashMap<u16, IpAddr>,
+    idle_seconds: u32,
+}
+
+/// Leaves out the openings of flows whose next packet is among them as well: a flow that opens
+/// while news is read is told of once, and costs its peer a third of the calls.
+pub fn without_outrun_openings(flows: &mut Vec<KernelFlow>) {
+    let mut confirmed: HashSet<FlowKey> = HashSet::new();
+    let mut keep: Vec<bool> = flows
+        .iter()
+        .rev()
+        .map(|flow| match flow.stage {
+            FlowStage::Opening => !confirmed.contains(&flow.key),
+            FlowStage::Open | FlowStage::Closing => {
+                confirmed.insert(flow.key);
+                true
+            }
+            FlowStage::Forgotten => true,
+        })
+        .collect();
+    flows.retain(|_| keep.pop().unwrap_or(true));
 }
 
 impl Core {
     /// What to say of these flows. `now` is the kernel's clock in seconds, by which they are
-    /// stamped. Flows of backends and lives that are over are left out.
+    /// stamped. Flows of backends and lives that are over are left out, and those that were silent
+    /// for too long: a node that returns has many of them.
     pub fn say_flows(&self, flows: &[KernelFlow], now: u32) -> Vec<Message> {
         let mut places: HashMap<u32, Option<Place<'_>>> = HashMap::new();
         let mut lists: BTreeMap<u32, (Listed, Vec<Flow>)> = BTreeMap::new();
@@ -55,7 +76,7 @@ impl Core {
             let index = flow.key.service();
             let place = places.entry(index).or_insert_with(|| self.place(index));
             let Some(place) = place else { continue };
-            let Some((address, position)) = place.find(flow) else { continue };
+            let Some((address, position)) = place.find(flow, now) else { continue };
             let (listed, list) = lists.entry(index).or_default();
             list.push(Flow {
                 source: flow.key.source,
@@ -131,16 +152,21 @@ impl Core {
 
     fn place(&self, index: u32) -> Option<Place<'_>> {
         let (name, service) = self.services.iter().find(|(_, s)| s.index == index)?;
-        Some(Place { name, service, addresses: addresses(service) })
+        let idle_seconds = self.swept_as(service).idle_seconds;
+        Some(Place { name, service, addresses: addresses(service), idle_seconds })
     }
 }
 
 impl Place<'_> {
-    /// A flow's backend and its slot's position, if both are the service's.
-    fn find(&self, flow: &KernelFlow) -> Option<(IpAddr, u32)> {
+    /// A flow's backend and its slot's position, if both are the service's and the flow is not over.
+    fn find(&self, flow: &KernelFlow, now: u32) -> Option<(IpAddr, u32)> {
         if flow.stage == FlowStage::Forgotten {
             // Nothing but its key is known; any backend will do.
             return Some((*self.addresses.values().next()?, 0));
+        }
+        let closing = flow.stage == FlowStage::Closing;
+        if is_silent(flow.seen, closing, now, self.idle_seconds) {
+            return None;
         }
         let address = self.addresses.get(&flow.number())?;
         let span = self.service.ring.span();

@@ -19,7 +19,10 @@ use lb_common::{
     slot::{Prior, Slot},
 };
 
-pub use self::{changes::Stamps, flows::KernelFlow};
+pub use self::{
+    changes::Stamps,
+    flows::{KernelFlow, without_outrun_openings},
+};
 use super::{
     Action, BackendId, Checks, Core, Now, Write, backend::Backend, maglev, service::Service,
 };

@@ -2,25 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod flows;
+
 use std::{
     net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
-use lb_common::{
-    layout::{FlowKey, FlowRecord},
-    slot::{Prior, Slot},
-};
 use proptest::prelude::*;
 
-use super::KernelFlow;
 use crate::{
     config::{self, Config, Limits, Name},
     core::{
         Action, BackendChange, BackendId, Command, Core, Expect, HealthReport, NextHop,
         NextHopReport, Now, Write, changes::Stamp, saved::Saved,
     },
-    sync::packet::{FlowStage, Message, SlotChange, Slots},
+    sync::packet::{Message, SlotChange, Slots},
 };
 
 const LIMITS: Limits = Limits { services: 4, backends: 12, ring_slots: 4096, flows: 1 };
@@ -376,98 +373,6 @@ fn slots_for_another_ring_or_of_unknown_backends_are_left_alone() {
     let theirs = leader.core.digests();
     assert!(follower.core.differing(theirs).contains(&name("web")));
     follower.hear(&leader.everything());
-    assert_eq!(leader.digest(), follower.digest());
-}
-
-#[test]
-fn flows_arrive_with_the_same_backend_under_other_numbers() {
-    let (leader, follower) = pair();
-    let number = |node: &Node, wanted: &str| {
-        let mut all = node.core.backend_numbers();
-        all.find(|(backend, _)| *backend == id(wanted)).unwrap().1
-    };
-    let service = |node: &Node| node.core.services[&name("web")].index;
-    let base = |node: &Node| node.core.services[&name("web")].ring.span().base;
-    let life = |node: &Node| node.core.services[&name("web")].backends[&name("b")].life;
-    assert_ne!(number(&leader, "b"), number(&follower, "b"));
-    let flow = KernelFlow {
-        key: FlowKey::from_parts([0x0A00_0001, 0], 0x5000_1234, service(&leader)),
-        backend: FlowRecord::backend_word(number(&leader, "b"), life(&leader)),
-        seen: 990,
-        slot: base(&leader) + 17,
-        stage: FlowStage::Open,
-    };
-    let said = leader.core.say_flows(&[flow], 1000);
-    let [Message::Flows(said)] = &said[..] else { panic!("{said:?}") };
-    let heard = follower.core.understand_flows(said, 5000);
-    let expected = KernelFlow {
-        key: FlowKey::from_parts([0x0A00_0001, 0], 0x5000_1234, service(&follower)),
-        backend: FlowRecord::backend_word(number(&follower, "b"), life(&follower)),
-        seen: 4990,
-        slot: base(&follower) + 17,
-        stage: FlowStage::Open,
-    };
-    assert_eq!(heard, [expected]);
-}
-
-#[test]
-fn flows_of_a_backend_that_died_here_are_left_out() {
-    let (mut leader, mut follower) = pair();
-    let number = leader.core.backend_numbers().find(|(b, _)| *b == id("b")).unwrap().1;
-    let life = leader.core.services[&name("web")].backends[&name("b")].life;
-    let flow = KernelFlow {
-        key: FlowKey::from_parts([1, 0], 2, leader.core.services[&name("web")].index),
-        backend: FlowRecord::backend_word(number, life),
-        seen: 0,
-        slot: leader.core.services[&name("web")].ring.span().base,
-        stage: FlowStage::Open,
-    };
-    let said = leader.core.say_flows(&[flow], 0);
-    leader.check(&id("b"), false);
-    tell(&mut leader, &mut follower);
-    let [Message::Flows(said)] = &said[..] else { panic!("{said:?}") };
-    assert!(follower.core.understand_flows(said, 0).is_empty());
-}
-
-#[test]
-fn a_leader_remembers_flows_that_its_settled_slots_would_send_elsewhere() {
-    let (mut leader, mut follower) = pair();
-    let slots = || leader.core.services[&name("web")].ring.slots().to_vec();
-    let owner = |node: &Node, position: usize| {
-        let service = &node.core.services[&name("web")];
-        let slot = service.ring.slots()[position];
-        let mut all = service.backends.values();
-        all.find(|backend| backend.number == slot.owner()).unwrap().spec.name.clone()
-    };
-    let before = slots();
-    // For each backend a flow on a slot of another, and one on a slot of its own.
-    let of = |wanted: bool| (0..before.len()).find(|p| (owner(&leader, *p) == name("b")) == wanted);
-    let (own, foreign) = (of(true).unwrap(), of(false).unwrap());
-    let there = &follower.core.services[&name("web")];
-    let backend = &there.backends[&name("b")];
-    let flow = |position: usize, stage| KernelFlow {
-        key: FlowKey::from_parts([0x0A00_0001, 0], 0x5000_1234, there.index),
-        backend: FlowRecord::backend_word(backend.number, backend.life),
-        seen: 990,
-        slot: there.ring.span().base + u32::try_from(position).unwrap(),
-        stage,
-    };
-    let flows = [flow(own, FlowStage::Open), flow(foreign, FlowStage::Open)];
-    let said = follower.core.say_flows(&flows, 1000);
-    let [Message::Flows(said)] = &said[..] else { panic!("{said:?}") };
-    let heard = leader.core.understand_flows(said, 1000);
-    let now = leader.now();
-    leader.core.remember_flows(&heard, now);
-    leader.settle();
-    let after = leader.core.services[&name("web")].ring.slots().to_vec();
-    let differ: Vec<usize> = (0..after.len()).filter(|p| before[*p] != after[*p]).collect();
-    assert_eq!(differ, [foreign]);
-    assert_eq!(after[foreign], Slot::new(before[foreign].owner(), Prior::Exceptions));
-    tell(&mut leader, &mut follower);
-    assert_eq!(leader.digest(), follower.digest(), "the follower's slot remembers as well");
-    // It is the leader's to decide.
-    let heard = follower.core.understand_flows(said, 1000);
-    follower.core.remember_flows(&heard, now);
     assert_eq!(leader.digest(), follower.digest());
 }
 
