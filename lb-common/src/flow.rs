@@ -15,15 +15,16 @@ use crate::{
 };
 
 pub use self::ipv6::{EXTENSIONS_MAX, parse_ipv6};
+pub(crate) use self::ipv6::{HEADER as IPV6_HEADER, ICMPV6, skip_extensions, words};
 
 /// The length of an Ethernet header without tags.
 pub const ETHERNET_LENGTH: usize = size_of::<EthernetWords>();
 
 pub(crate) const ETHER_TYPE_IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
 const ETHER_TYPE_IPV6: [u8; 2] = 0x86DDu16.to_be_bytes();
-const TCP: u8 = IpProto::Tcp as u8;
+pub(crate) const TCP: u8 = IpProto::Tcp as u8;
 pub(crate) const UDP: u8 = IpProto::Udp as u8;
-const ICMP: u8 = IpProto::Icmp as u8;
+pub(crate) const ICMP: u8 = IpProto::Icmp as u8;
 /// "More fragments" and the fragment offset (RFC 791 section 3.1): either makes a fragment.
 const FRAGMENT_MASK: u16 = 0x3FFF;
 /// The flags byte of a TCP header (RFC 9293 section 3.1).

@@ -15,10 +15,13 @@
               says why in its own documentation"
 )]
 
+pub mod answer;
+pub mod checksum;
 mod choose;
 pub mod echo;
 pub mod flow;
 pub mod hash;
+pub mod icmp;
 pub mod layout;
 pub mod packet;
 pub mod reason;

@@ -6,7 +6,10 @@ use core::marker::PhantomData;
 
 use network_types::ip::Ipv4Hdr;
 
-use crate::echo::EchoFrame;
+use crate::{
+    echo::EchoFrame,
+    icmp::{PingFrame, PingFrame6},
+};
 
 /// A type that may be laid over packet bytes at any offset.
 ///
@@ -31,6 +34,10 @@ unsafe impl Wire for Ipv6Head {}
 unsafe impl Wire for ExtensionHead {}
 // SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for EchoFrame {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for PingFrame {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for PingFrame6 {}
 
 const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
 const _: () = assert!(align_of::<TransportWords<16>>() == 1);
@@ -39,6 +46,8 @@ const _: () = assert!(align_of::<PlainHead>() == 1);
 const _: () = assert!(align_of::<Ipv6Head>() == 1);
 const _: () = assert!(align_of::<ExtensionHead>() == 1);
 const _: () = assert!(align_of::<EchoFrame>() == 1);
+const _: () = assert!(align_of::<PingFrame>() == 1);
+const _: () = assert!(align_of::<PingFrame6>() == 1);
 const _: () = assert!(size_of::<PlainHead>() == 54);
 const _: () = assert!(size_of::<Ipv6Head>() == 54);
 const _: () = assert!(size_of::<ExtensionHead>() == 8);

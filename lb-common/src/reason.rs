@@ -14,20 +14,25 @@ pub enum Reason {
     Malformed = 3,
     /// A fragment, which this version does not steer.
     Fragment = 4,
-    /// ICMP, which this version does not steer.
+    /// ICMP that is no service's: neighbour discovery, pings of this host, errors about its own
+    /// packets.
     Icmp = 5,
+    /// An ICMP error whose quote ends before the ports.
+    TruncatedQuote = 6,
     /// A transport protocol that no service can have, VRRP among them.
-    Protocol = 6,
+    Protocol = 7,
     /// No service has this address, port and protocol.
-    NoService = 7,
+    NoService = 8,
     /// The service has no backend, and its `on_empty` says `pass`.
-    NoBackendPass = 8,
+    NoBackendPass = 9,
     /// The service has no backend: dropped.
-    NoBackend = 9,
+    NoBackend = 10,
     /// The backend's next hop is not known at the moment: dropped.
-    NoNextHop = 10,
+    NoNextHop = 11,
     /// A table entry points outside its table; never seen unless a table is corrupt: dropped.
-    BadTable = 11,
+    BadTable = 12,
+    /// An echo request to a VIP that is to be pinged: answered.
+    Ping = 13,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -37,29 +42,39 @@ pub enum Refusal {
     Pass,
     /// It is dropped.
     Drop,
+    /// An answer goes back in its place.
+    Answer,
 }
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
         Self::Malformed,
         Self::Fragment,
         Self::Icmp,
+        Self::TruncatedQuote,
         Self::Protocol,
         Self::NoService,
         Self::NoBackendPass,
         Self::NoBackend,
         Self::NoNextHop,
         Self::BadTable,
+        Self::Ping,
     ];
 
-    /// Whether such a packet passes or is dropped.
+    /// What happens to such a packet.
     #[inline(always)]
     pub const fn refusal(self) -> Refusal {
-        if (self as u32) < Self::NoBackend as u32 { Refusal::Pass } else { Refusal::Drop }
+        if (self as u32) < Self::NoBackend as u32 {
+            Refusal::Pass
+        } else if (self as u32) < Self::Ping as u32 {
+            Refusal::Drop
+        } else {
+            Refusal::Answer
+        }
     }
 
     /// The reason's name in metrics and `explain`, in snake case.
@@ -71,12 +86,14 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::Fragment => "fragment",
             Self::Icmp => "icmp",
+            Self::TruncatedQuote => "truncated_quote",
             Self::Protocol => "protocol",
             Self::NoService => "no_service",
             Self::NoBackendPass => "no_backend_pass",
             Self::NoBackend => "no_backend",
             Self::NoNextHop => "no_next_hop",
             Self::BadTable => "bad_table",
+            Self::Ping => "ping",
         }
     }
 }

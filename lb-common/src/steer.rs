@@ -394,6 +394,12 @@ pub fn slot_of(seed: Seed, flow: &Flow, service: Service) -> u32 {
     hash::scale(hash::hash(seed, a, b), service.ring.length)
 }
 
+/// Whether echo requests with this key ([`crate::icmp::echo_key`]) are answered.
+#[inline(always)]
+pub fn answers_ping<T: Tables>(tables: &T, constants: &impl Constants, key: ServiceKey) -> bool {
+    find_key(tables, constants, key).is_some()
+}
+
 /// Finds a service by its exact port, else a service for every port of the address.
 #[inline(always)]
 fn find_service<T: Tables>(

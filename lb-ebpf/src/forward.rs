@@ -18,9 +18,13 @@ use lb_common::{
 };
 
 use crate::{
-    count, echo, log,
+    count, echo, icmp, log,
     maps::{self, KernelTables},
 };
+
+/// In place of an action, from [`forward_ipv6`]: see to it further. What is rare is done after the
+/// return, not within, where the stacks of all three functions would add up to too much.
+const ICMPV6: u32 = 1 << 8;
 
 /// What becomes of a packet.
 #[inline(always)]
@@ -31,7 +35,10 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
         Some(flow) => Ok(flow),
         None if flow::is_ipv6(&packet, maps::is_ours) => {
             let (start, end) = packet.bounds();
-            return forward_ipv6(ctx.as_ptr().cast(), start, end);
+            return match forward_ipv6(ctx.as_ptr().cast(), start, end) {
+                ICMPV6 => icmp::ipv6(ctx.as_ptr().cast(), start, end),
+                action => action,
+            };
         }
         None => flow::parse_ipv4(&packet, maps::is_ours),
     };
@@ -42,6 +49,10 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
     match outcome {
         Ok(action) => action,
         Err(Reason::NoService) if echo::turns_round(&packet) => XDP_TX,
+        Err(Reason::Icmp) => {
+            let (start, end) = packet.bounds();
+            icmp::ipv4(ctx.as_ptr().cast(), start, end)
+        }
         Err(reason) => refuse(ctx, reason),
     }
 }
@@ -60,6 +71,7 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     };
     match outcome {
         Ok(action) => action,
+        Err(Reason::Icmp) => ICMPV6,
         Err(reason) => refuse(&ctx, reason),
     }
 }
@@ -86,13 +98,14 @@ fn send(
     Ok(XDP_TX)
 }
 
-/// Passes or drops a packet, and counts it.
+/// Passes, drops or sends back a packet that was not forwarded, and counts it.
 #[inline(always)]
-fn refuse(ctx: &XdpContext, reason: Reason) -> u32 {
+pub(crate) fn refuse(ctx: &XdpContext, reason: Reason) -> u32 {
     count::refused(reason);
     log::refused(ctx, reason);
     match reason.refusal() {
         Refusal::Pass => XDP_PASS,
         Refusal::Drop => XDP_DROP,
+        Refusal::Answer => XDP_TX,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
-//! ([`mod@explain`]), the peers' probes ([`mod@echo`]) and the log ([`mod@log`]).
+//! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), the peers' probes ([`mod@echo`]) and the log
+//! ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
@@ -18,6 +19,7 @@ mod count;
 mod echo;
 mod explain;
 mod forward;
+mod icmp;
 mod log;
 mod maps;
 

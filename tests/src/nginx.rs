@@ -90,6 +90,9 @@ http {{
         location / {{
             return 200 "{name}";
         }}
+        location = /large {{
+            alias {directory}/large;
+        }}
         location = /health {{
             if (-f {directory}/{UNHEALTHY}) {{
                 return 503 "unhealthy";

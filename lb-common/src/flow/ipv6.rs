@@ -14,13 +14,15 @@ pub const EXTENSIONS_MAX: usize = 4;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 const DESTINATION: u8 = 60;
 
 /// The fixed header's length in bytes.
-const HEADER: usize = size_of::<Ipv6Head>() - ETHERNET_LENGTH;
+pub(crate) const HEADER: usize = size_of::<Ipv6Head>() - ETHERNET_LENGTH;
 /// The offset and "more fragments" of a fragment header (RFC 8200 section 4.5).
 const FRAGMENT_MASK: u16 = 0xFFF9;
+/// The offset alone.
+const OFFSET_MASK: u16 = 0xFFF8;
 
 /// Reads a frame of IPv6, whose Ethernet header has been read.
 #[inline(always)]
@@ -39,7 +41,7 @@ pub fn parse_ipv6(packet: &Packet<'_>) -> Result<Flow, Reason> {
     if head.next_header == UDP {
         return flow(packet, head, UDP, first);
     }
-    let (protocol, offset) = skip_extensions(packet, head.next_header)?;
+    let (protocol, offset) = skip_extensions(packet, head.next_header, first, false)?;
     flow(packet, head, protocol, offset)
 }
 
@@ -59,10 +61,17 @@ fn flow(packet: &Packet<'_>, head: &Ipv6Head, protocol: u8, offset: usize) -> Re
     })
 }
 
-/// Finds the transport header: its protocol, and where it lies.
+/// Finds the transport header behind extension headers, of which one of the kind `next` lies at
+/// `offset`: its protocol, and where it lies. A packet that is quoted may be the first of several
+/// fragments, and may have been on its way through other addresses.
 #[inline(always)]
-fn skip_extensions(packet: &Packet<'_>, first: u8) -> Result<(u8, usize), Reason> {
-    let (mut next, mut offset) = (first, ETHERNET_LENGTH + HEADER);
+pub(crate) fn skip_extensions(
+    packet: &Packet<'_>,
+    mut next: u8,
+    mut offset: usize,
+    quoted: bool,
+) -> Result<(u8, usize), Reason> {
+    let fragment_mask = if quoted { OFFSET_MASK } else { FRAGMENT_MASK };
     for _ in 0..EXTENSIONS_MAX {
         if !is_extension(next) {
             break;
@@ -72,13 +81,13 @@ fn skip_extensions(packet: &Packet<'_>, first: u8) -> Result<(u8, usize), Reason
         };
         let mut length = (usize::from(header.length) + 1) * 8;
         if next == FRAGMENT {
-            if u16::from_be_bytes(header.fragment) & FRAGMENT_MASK != 0 {
+            if u16::from_be_bytes(header.fragment) & fragment_mask != 0 {
                 return Err(Reason::Fragment);
             }
             // An "atomic" fragment is whole (RFC 6946); where others have their length, this header
             // has a reserved byte.
             length = size_of::<ExtensionHead>();
-        } else if next == ROUTING && header.segments_left() != 0 {
+        } else if next == ROUTING && header.segments_left() != 0 && !quoted {
             // It goes on from here to another address (RFC 8200 section 4.4).
             return Err(Reason::Extensions);
         }
@@ -100,7 +109,7 @@ const fn is_extension(next: u8) -> bool {
 
 /// An address as it stands in the packet, in words.
 #[inline(always)]
-fn words(address: [u8; 16]) -> [u32; 4] {
+pub(crate) fn words(address: [u8; 16]) -> [u32; 4] {
     let bits = u128::from_le_bytes(address);
     [bits as u32, (bits >> 32) as u32, (bits >> 64) as u32, (bits >> 96) as u32]
 }

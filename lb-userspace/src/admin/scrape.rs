@@ -130,9 +130,9 @@ impl Snapshot {
 
     fn packets(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let packets = &self.status.packets;
-        let total = |reasons: &[(String, u64)]| reasons.iter().map(|(_, count)| count).sum();
+        let total = |reasons: &[(String, u64)]| reasons.iter().map(|(_, count)| count).sum::<u64>();
         let verdicts = [
-            ("tx", packets.tx),
+            ("tx", packets.tx + total(&packets.answer)),
             ("redirect", packets.redirect),
             ("pass", total(&packets.pass)),
             ("drop", total(&packets.drop)),
@@ -142,6 +142,7 @@ impl Snapshot {
         for (name, help, reasons) in [
             ("drops", "Dropped packets by reason", &packets.drop),
             ("passes", "Packets passed to the kernel by reason", &packets.pass),
+            ("answers", "Packets answered in a backend's place by reason", &packets.answer),
         ] {
             let samples = reasons.iter().map(|(reason, n)| ([("reason", reason.as_str())], *n));
             counter(encoder, name, help, samples)?;

@@ -149,6 +149,9 @@ pub struct Service {
     pub idle_timeout: Duration,
     /// What happens to packets while no backend is left.
     pub on_empty: OnEmpty,
+    /// Whether echo requests to the VIP are answered, whoever has the address. One of a VIP's
+    /// services is enough.
+    pub ping: bool,
     /// Over how long a backend that begins to serve gets its slots; zero: at once.
     pub slow_start: Duration,
     /// Below this share of healthy backends, flows are spread over the failed ones too.

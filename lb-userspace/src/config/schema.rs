@@ -245,6 +245,7 @@ fn service(
     let idle_timeout = idle_timeout(table, protocol);
     let on_empty = values::word(&[("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)], &["reject"]);
     let on_empty = table.or("on_empty", on_empty, OnEmpty::Drop);
+    let ping = table.or("ping", values::boolean, false);
     let slow_start =
         table.or("slow_start", values::duration_or_zero(SECOND..=HOUR), Duration::ZERO);
     let panic_threshold = table.or("panic_threshold", values::share, Share::HALF);
@@ -270,6 +271,7 @@ fn service(
         ring: ring?,
         idle_timeout: idle_timeout?,
         on_empty: on_empty?,
+        ping: ping?,
         slow_start: slow_start?,
         panic_threshold: panic_threshold?,
         health: health?,

@@ -9,6 +9,7 @@ use super::{
     allocation::Shortage,
     backend::Backend,
     changes::Desired,
+    places::Place,
     ring::{Ring, Tracking},
     rotation::Rotation,
     service::{self, Service},
@@ -34,6 +35,7 @@ impl Core {
             }
             self.apply_backends(spec, now)?;
         }
+        self.apply_pings()?;
         self.forget_hops();
         Ok(())
     }
@@ -211,7 +213,7 @@ impl Core {
         }
     }
 
-    /// Finds a place for a key, moving others if need be, and writes the service there.
+    /// Finds a place for a key, and writes the service there.
     pub(super) fn place_service(
         &mut self,
         name: &Name,
@@ -219,16 +221,23 @@ impl Core {
         span: RingSpan,
         meta: ServiceMeta,
     ) -> Result<(), String> {
-        let placement = self.places.insert(key).ok_or_else(|| full("services"))?;
-        for (moved, from, to) in placement.moves {
-            let Some(other) = self.services.values().find(|s| s.place == Some(from)) else {
+        let place = self.make_place(key).ok_or_else(|| full("services"))?;
+        self.write(Write::Service { place, key, ring: span.to_word(), meta });
+        if let Some(service) = self.services.get_mut(name) {
+            service.place = Some(place);
+            service.key = key;
+        }
+        Ok(())
+    }
+
+    /// Finds a place for a key, moving others if need be; `None` if there is none within reach.
+    pub(super) fn make_place(&mut self, key: ServiceKey) -> Option<Place> {
+        let placement = self.places.insert(key)?;
+        for (_, from, to) in placement.moves {
+            let Some(copy) = self.move_service(from, to).or_else(|| self.move_ping(from, to))
+            else {
                 continue;
             };
-            let other = other.spec.name.clone();
-            let Some(other) = self.services.get_mut(&other) else { continue };
-            other.place = Some(to);
-            let ring = other.ring.span().to_word();
-            let copy = Write::Service { place: to, key: moved, ring, meta: other.meta };
             // A packet may have looked at the new place already: it must still find the old one.
             self.write(copy);
             self.grace();
@@ -238,12 +247,15 @@ impl Core {
             // It was another service's a moment ago, and may still be in a packet's hands.
             self.grace();
         }
-        self.write(Write::Service { place: placement.place, key, ring: span.to_word(), meta });
-        if let Some(service) = self.services.get_mut(name) {
-            service.place = Some(placement.place);
-            service.key = key;
-        }
-        Ok(())
+        Some(placement.place)
+    }
+
+    fn move_service(&mut self, from: Place, to: Place) -> Option<Write> {
+        let name = self.services.values().find(|s| s.place == Some(from))?.spec.name.clone();
+        let service = self.services.get_mut(&name)?;
+        service.place = Some(to);
+        let ring = service.ring.span().to_word();
+        Some(Write::Service { place: to, key: service.key, ring, meta: service.meta })
     }
 
     /// Records other flows of a service from now on.
@@ -451,7 +463,7 @@ impl Core {
     }
 }
 
-fn full(limit: &str) -> String {
+pub(super) fn full(limit: &str) -> String {
     format!("the tables are full: raise limits.{limit} and restart")
 }
 

@@ -135,14 +135,17 @@ pub struct PeerStatus {
 /// Verdicts and reasons, counted since the tables were made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacketStatus {
-    /// Sent back through the interface they came from.
+    /// Forwarded through the interface they came from.
     pub tx: u64,
-    /// Sent through another interface.
+    /// Forwarded through another interface.
     pub redirect: u64,
     /// Passed to the kernel, by reason.
     pub pass: Vec<(String, u64)>,
     /// Dropped, by reason.
     pub drop: Vec<(String, u64)>,
+    /// Answered in a backend's place, by reason.
+    #[serde(default)]
+    pub answer: Vec<(String, u64)>,
     /// Datagrams to the port of the liveness echo, by outcome.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub echo: Vec<(String, u64)>,

@@ -155,6 +155,7 @@ fn refused(mut answer: Explanation, reason: Reason) -> Explanation {
     let verdict = match reason.refusal() {
         Refusal::Pass => "pass",
         Refusal::Drop => "drop",
+        Refusal::Answer => "tx",
     };
     verdict.clone_into(&mut answer.verdict);
     answer

@@ -62,6 +62,7 @@ impl Past {
             let list = match count.reason.refusal() {
                 Refusal::Pass => &mut status.packets.pass,
                 Refusal::Drop => &mut status.packets.drop,
+                Refusal::Answer => &mut status.packets.answer,
             };
             list.push((count.reason.name().to_owned(), count.packets));
         }

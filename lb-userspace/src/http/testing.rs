@@ -135,6 +135,7 @@ pub(crate) fn status() -> Status {
             redirect: 10,
             pass: vec![("not_ip".to_owned(), 3), ("icmp".to_owned(), 4)],
             drop: vec![("no_backend".to_owned(), 5)],
+            answer: vec![("ping".to_owned(), 6)],
             echo: vec![("answered".to_owned(), 5)],
         },
         flows: FlowsStatus {

@@ -76,6 +76,7 @@ fn settings(service: &Service) -> Vec<(&'static str, String)> {
         ("ring", service.ring.to_string()),
         ("idle_timeout", format!("{:?}", service.idle_timeout)),
         ("on_empty", format!("{:?}", service.on_empty)),
+        ("ping", service.ping.to_string()),
         ("slow_start", format!("{:?}", service.slow_start)),
         ("panic_threshold", format!("{:?}", service.panic_threshold)),
         ("health", format!("{kind:?} port {port}")),

@@ -3,9 +3,10 @@
 
 use std::cell::RefCell;
 
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep, icmpv4};
 use lb_common::{
-    flow::{self, mac_word},
+    flow::{self, Flow, mac_word},
+    icmp::{self, Message},
     layout::{BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket},
     packet::Packet,
     reason::{Reason, Refusal},
@@ -30,12 +31,14 @@ name = "lo"
 name = "four"
 address = "192.0.2.10"
 port = 80
+ping = true
 ring = 1009
 backend = [{ name = "a", address = "10.0.0.1" }, { name = "b", address = "10.0.0.2" }]
 [[service]]
 name = "six"
 address = "2001:db8::10"
 port = 0
+ping = true
 protocol = "udp"
 ring = 1009
 health = { type = "none" }
@@ -107,13 +110,37 @@ impl Flows for Host<'_> {
     fn count(&self, _: &Load, _: i64) {}
 }
 
+fn is_ours(mac: u64) -> bool {
+    mac == mac_word(OWN_MAC)
+}
+
 /// What the rules make of a frame on the host.
 fn on_the_host(program: &Program, frame: &mut [u8]) -> Result<u32, Reason> {
     let mut packet = Packet::new(frame);
-    let flow = flow::parse(&packet, |mac| mac == mac_word(OWN_MAC))?;
     let tables = Host(&*program.tables.mapped);
+    let flow = match flow::parse(&packet, is_ours) {
+        Err(Reason::Icmp) => about(program, &mut packet)?,
+        parsed => parsed?,
+    };
     let way = steer::steer(&tables, &program.id.parameters(), &flow)?;
     rewrite::l2(&mut packet, way.backend)
+}
+
+/// The flow that an error is about; a ping is answered.
+fn about(program: &Program, packet: &mut Packet<'_>) -> Result<Flow, Reason> {
+    let tables = Host(&*program.tables.mapped);
+    let ipv6 = flow::is_ipv6(packet, is_ours);
+    match if ipv6 { icmp::read_ipv6(packet) } else { icmp::read_ipv4(packet) }? {
+        Message::Error(flow) => {
+            let known = steer::steer(&tables, &program.id.parameters(), &flow);
+            if matches!(known, Err(Reason::NoService)) { Err(Reason::Icmp) } else { Ok(flow) }
+        }
+        Message::Echo(key) => {
+            let answer = if ipv6 { icmp::answer_ipv6 } else { icmp::answer_ipv4 };
+            let wanted = steer::answers_ping(&tables, &program.id.parameters(), key);
+            Err(if wanted && answer(packet) { Reason::Ping } else { Reason::Icmp })
+        }
+    }
 }
 
 /// Good packets, of which arbitrary ones are made.
@@ -148,6 +175,48 @@ fn seeds() -> Vec<Vec<u8>> {
         extended[20] = 60;
         frames.push(extended);
     }
+    frames.extend(messages(&frames));
+    frames
+}
+
+/// Errors that quote answers to the seeds, and pings.
+fn messages(seeds: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let ethernet = || PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC);
+    let mut frames = Vec::new();
+    for seed in seeds {
+        let mut quote = seed[14..].to_vec();
+        let mut frame = Vec::new();
+        if quote[0] >> 4 == 4 {
+            let header = usize::from(quote[0] & 0x0F) * 4;
+            let vip: [u8; 4] = quote[16..20].try_into().unwrap();
+            quote[12..20].rotate_left(4);
+            quote[header..header + 4].rotate_left(2);
+            let kind = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 };
+            let builder = ethernet().ipv4([203, 0, 113, 1], vip, 60);
+            let builder = builder.icmpv4(Icmpv4Type::DestinationUnreachable(kind));
+            builder.write(&mut frame, &quote).unwrap();
+        } else {
+            let vip: [u8; 16] = quote[24..40].try_into().unwrap();
+            quote[8..40].rotate_left(16);
+            let ports = quote.len() - if quote[6] == 6 { 25 } else { 13 };
+            quote[ports..ports + 4].rotate_left(2);
+            let builder = ethernet().ipv6([8; 16], vip, 60);
+            let builder = builder.icmpv6(Icmpv6Type::PacketTooBig { mtu: 1400 });
+            builder.write(&mut frame, &quote).unwrap();
+        }
+        frames.push(frame);
+    }
+    let mut ping = Vec::new();
+    let builder = ethernet().ipv4([198, 51, 100, 7], [192, 0, 2, 10], 64);
+    builder.icmpv4_echo_request(1, 2).write(&mut ping, b"hello").unwrap();
+    frames.push(ping);
+    let mut ping = Vec::new();
+    ethernet()
+        .ipv6([9; 16], VIP6, 64)
+        .icmpv6_echo_request(1, 2)
+        .write(&mut ping, b"hello")
+        .unwrap();
+    frames.push(ping);
     frames
 }
 
@@ -164,7 +233,7 @@ fn written(builder: PacketBuilderStep<IpHeaders>, udp: bool) -> Vec<u8> {
 /// A good packet with some bytes changed, most of them in its headers, and another end.
 fn arbitrary() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![any::<u8>(), Just(0), Just(0xFF), Just(6), Just(17), Just(44), Just(60)];
-    let changes = vec((12..90usize, byte), 0..5);
+    let changes = vec((12..130usize, byte), 0..5);
     let end = prop_oneof![4 => Just(None), 1 => (14..160usize).prop_map(Some)];
     let changed =
         (prop::sample::select(seeds()), changes, end).prop_map(|(frame, changes, end)| {
@@ -212,9 +281,10 @@ fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
                 let refusal = match reason.refusal() {
                     Refusal::Pass => Verdict::Pass,
                     Refusal::Drop => Verdict::Drop,
+                    Refusal::Answer => Verdict::Tx,
                 };
                 prop_assert_eq!(verdict, refusal);
-                prop_assert_eq!(&expected, &frame);
+                prop_assert_eq!(expected == frame, refusal != Verdict::Tx);
             }
         }
         prop_assert_eq!(out, expected);

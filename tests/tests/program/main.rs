@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
 mod arbitrary;
+mod icmp;
 mod ipv6;
 mod passing;
 mod records;

@@ -45,6 +45,7 @@ fn defaults() {
             ring: 65_537,
             idle_timeout: Duration::from_secs(3600),
             on_empty: OnEmpty::Drop,
+            ping: false,
             slow_start: Duration::ZERO,
             panic_threshold: Share::HALF,
             health,
