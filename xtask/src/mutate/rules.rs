@@ -189,7 +189,7 @@ pub(super) const RULES: [Rule; 26] = [
     rule(
         "a record is kept for an idle time-out",
         SWEEP,
-        "silent > patience.saturating_add(margin)",
-        "silent > if BROKEN { patience / 2 } else { patience.saturating_add(margin) }",
+        "now.saturating_sub(seen) > patience.saturating_add(margin)",
+        "now.saturating_sub(seen) > if BROKEN { patience / 2 } else { patience.saturating_add(margin) }",
     ),
 ];
