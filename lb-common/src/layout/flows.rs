@@ -75,6 +75,10 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
+    /// In place of a beat, that a peer told of the flow. A packet in that very beat, once in years,
+    /// is told of with the flow's next one.
+    pub const TOLD: u32 = 0;
+
     /// The record as it is now, apart from its table.
     #[inline(always)]
     #[must_use]
@@ -103,6 +107,12 @@ impl FlowRecord {
     #[inline(always)]
     pub fn is_closing(&self) -> bool {
         self.marks.load() & 1 != 0
+    }
+
+    /// Whether it is as a peer told of it: no packet of the flow has come this way since.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn is_told(&self) -> bool {
+        self.marks.load() >> 1 == Self::TOLD
     }
 
     /// The number of its backend.

@@ -229,7 +229,7 @@ impl Daemon {
                 let took = now.monotonic.saturating_sub(findings.began);
                 self.sweeps.after = now.monotonic + took * SWEEP_REST;
                 self.core.swept(findings, now);
-                self.say_flows(&seen, None);
+                self.say_seen(seen);
             }
             Err(error) => error!("a sweep of the recorded flows failed: {error}"),
         }

@@ -49,6 +49,8 @@ pub(super) struct Replication {
     configured: Vec<SocketAddr>,
     links: HashMap<SessionId, Link>,
     recorded: RecordedFlows,
+    /// Flows that a sweep found to be told of, said between other things.
+    seen: std::vec::IntoIter<KernelFlow>,
     ticks: Interval,
     dumps: (mpsc::Sender<Dump>, mpsc::Receiver<Dump>),
     /// The configuration, as peers compare it.
@@ -85,6 +87,7 @@ type Dump = (SessionId, io::Result<Vec<KernelFlow>>);
 pub(super) enum Wake {
     Incoming(Vec<Incoming>),
     Recorded(Vec<KernelFlow>),
+    Seen,
     Dump(Dump),
     Tick,
 }
@@ -93,11 +96,13 @@ pub(super) enum Wake {
 pub(super) async fn woken(replication: &mut Option<Replication>) -> Wake {
     let Some(replication) = replication else { return std::future::pending().await };
     let (mut incoming, mut recorded) = (Vec::new(), Vec::new());
+    let says_seen = replication.has_seen_to_say();
     tokio::select! {
         _ = replication.ticks.tick() => Wake::Tick,
         () = replication.connections.next(&mut incoming, BATCH) => Wake::Incoming(incoming),
         () = replication.recorded.next(&mut recorded, FLOWS_BATCH) => Wake::Recorded(recorded),
         Some(dump) = replication.dumps.1.recv() => Wake::Dump(dump),
+        () = std::future::ready(()), if says_seen => Wake::Seen,
     }
 }
 
@@ -122,6 +127,7 @@ impl Replication {
             configured: sync.peers.clone(),
             links: HashMap::new(),
             recorded,
+            seen: Vec::new().into_iter(),
             ticks,
             dumps: mpsc::channel(DUMPS_MAX),
             config_hash: compare::hash(&lines),
@@ -253,6 +259,10 @@ impl Daemon {
             Wake::Recorded(mut flows) => {
                 without_outrun_openings(&mut flows);
                 self.say_flows(&flows, None);
+            }
+            Wake::Seen => {
+                let some = self.replication.as_mut().map(|each| each.next_seen(FLOWS_BATCH));
+                self.say_flows(&some.unwrap_or_default(), None);
             }
             Wake::Dump((id, dump)) => self.dumped(id, dump),
         }
@@ -397,6 +407,14 @@ impl Daemon {
         replication.counts.flows_sent += flows.len() as u64;
     }
 
+    /// Has flows that a sweep found told to peers, some at a time.
+    pub(super) fn say_seen(&mut self, seen: Vec<KernelFlow>) {
+        let Some(replication) = &mut self.replication else { return };
+        let late = replication.next_seen(usize::MAX);
+        replication.seen = seen.into_iter();
+        self.say_flows(&late, None);
+    }
+
     fn install_flows(&mut self, flows: &crate::sync::packet::Flows) {
         let Ok(now) = kernel_seconds() else { return };
         // Flows may belong to backends whose state came just before them.
@@ -413,6 +431,15 @@ impl Daemon {
 }
 
 impl Replication {
+    /// Whether there are flows to tell of, and every peer has room for them.
+    fn has_seen_to_say(&self) -> bool {
+        self.seen.len() > 0 && self.links.values().all(|link| link.outbox.has_room())
+    }
+
+    fn next_seen(&mut self, number: usize) -> Vec<KernelFlow> {
+        self.seen.by_ref().take(number).collect()
+    }
+
     fn say_in_parts<T: Clone>(
         &mut self,
         id: SessionId,

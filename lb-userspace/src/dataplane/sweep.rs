@@ -279,14 +279,15 @@ struct Times {
 
 impl Times {
     /// Whether it is a record's turn to be told of: once in a period, at a moment that its key
-    /// picks, if its flow was seen since the last turn.
+    /// picks, if a packet of its flow came this way since the last turn. What a peer told of is not
+    /// told back.
     fn is_due(self, key: &[u32; 6], record: &FlowRecord, period: u32) -> bool {
         let period = period.max(1);
         let spread = key.iter().fold(0u64, |h, word| mix(h ^ u64::from(*word)));
         let offset = spread % u64::from(period);
         let turn = |at: u32| (u64::from(at) + offset) / u64::from(period);
-        let since = period + self.now.saturating_sub(self.before) + 1;
-        turn(self.before) != turn(self.now) && self.now.saturating_sub(record.seen.load()) <= since
+        let last = turn(self.before);
+        last != turn(self.now) && turn(record.seen.load()) >= last && !record.is_told()
     }
 }
 
@@ -352,5 +353,28 @@ mod tests {
         let mut account = Account::default();
         assert_eq!(account.balance(counted(100, 0), counted(100, 0), 70), 0);
         assert_eq!(account.balance(counted(110, 0), counted(110, 0), 70), 10);
+    }
+
+    /// At which of these sweeps, one a second, a flow with one packet in second 100 is told of.
+    fn told(beat: u32, period: u32) -> Vec<u32> {
+        let record = FlowRecord::default();
+        record.seen.store(100);
+        record.marks.store(FlowRecord::marks_word(false, beat));
+        let sweeps = (101..200).map(|now| Times { before: now - 1, now });
+        sweeps.filter(|times| times.is_due(&[7; 6], &record, period)).map(|t| t.now).collect()
+    }
+
+    #[test]
+    fn a_flow_is_told_of_within_a_period_of_its_packet_and_then_no_more() {
+        for period in [1, 3, 20] {
+            let told = told(5, period);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0] <= 100 + period, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_peer_told_is_not_told_back() {
+        assert_eq!(told(FlowRecord::TOLD, 3), [] as [u32; 0]);
     }
 }

@@ -94,7 +94,7 @@ impl Installed {
     /// Sorts a flow in; false if it is none to record.
     fn add(&mut self, flow: &KernelFlow, news: News) -> bool {
         let key = flow.key.words();
-        let marks = FlowRecord::marks_word(flow.stage == FlowStage::Closing, 0);
+        let marks = FlowRecord::marks_word(flow.stage == FlowStage::Closing, FlowRecord::TOLD);
         let entry = (key, [flow.backend, flow.seen, flow.slot, marks]);
         match (flow.stage, news) {
             (_, News::Outdated) => return false,
