@@ -14,24 +14,20 @@ use crate::{core::KernelFlow, sync::packet::FlowStage};
 /// Seconds within which two nodes' sightings of a flow count as one.
 const FRESH: u32 = 2;
 
-/// What a peer's word of a flow is beside the record of it that is here.
+/// Where there may be a record of a flow that a peer tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum News {
-    /// There is no confirmed record of it.
-    Adds,
-    /// It is later, or may be.
-    Replaces,
-    /// It is of an earlier packet.
-    Outdated,
+struct Here {
+    confirmed: bool,
+    half_open: bool,
 }
 
 /// Flows of a peer as they go into the tables, in this order.
 #[derive(Debug, Default)]
 struct Installed {
-    /// No longer confirmed.
-    gone: Vec<Key>,
+    no_longer_confirmed: Vec<Key>,
     opening: Vec<(Key, Value)>,
     open: Vec<(Key, Value)>,
+    no_longer_half_open: Vec<Key>,
 }
 
 // === impl Records ===
@@ -46,29 +42,28 @@ impl Records {
     pub fn install(&self, flows: &mut Vec<KernelFlow>, now: u32) -> io::Result<()> {
         let mut installed = Installed::default();
         let mut trouble = None;
-        flows.retain(|flow| match self.compare(flow, now) {
-            Ok(news) => installed.add(flow, news),
-            Err(error) => {
+        flows.retain(|flow| {
+            let here = self.find_earlier(flow, now).unwrap_or_else(|error| {
                 trouble = Some(error);
-                installed.add(flow, News::Replaces)
-            }
+                Some(Here::UNKNOWN)
+            });
+            here.inspect(|here| installed.add(flow, *here)).is_some()
         });
-        let Installed { gone, opening, open } = installed;
-        self.confirmed.drop(&gone)?;
-        self.half_open.insert(&opening)?;
-        self.confirmed.insert(&open)?;
-        let confirmed: Vec<_> = open.iter().map(|(key, _)| *key).collect();
-        self.half_open.drop(&confirmed)?;
+        self.confirmed.drop(&installed.no_longer_confirmed)?;
+        self.half_open.insert(&installed.opening)?;
+        self.confirmed.insert(&installed.open)?;
+        self.half_open.drop(&installed.no_longer_half_open)?;
         trouble.map_or(Ok(()), Err)
     }
 
-    /// Compares what a peer tells of a flow with what is here. That of a flow seen a moment ago is
-    /// believed without a look: nothing here can be later by more than the clock's step.
-    fn compare(&self, flow: &KernelFlow, now: u32) -> io::Result<News> {
+    /// Where there are records of a flow that what a peer tells of takes the place of; nothing if
+    /// one of them is of a later packet. A flow seen a moment ago is believed without a look:
+    /// nothing here can be later by more than the clock's step.
+    fn find_earlier(&self, flow: &KernelFlow, now: u32) -> io::Result<Option<Here>> {
         let fresh = now.saturating_sub(flow.seen) < FRESH;
         let opens = flow.stage == FlowStage::Opening;
         if flow.stage == FlowStage::Forgotten || (fresh && !opens) {
-            return Ok(News::Replaces);
+            return Ok(Some(Here::UNKNOWN));
         }
         let key = flow.key.words();
         let seen = |table: &Table| {
@@ -77,36 +72,41 @@ impl Records {
         };
         let confirmed = seen(&self.confirmed)?;
         // The opening and the packet behind it may have come in the same second, the latter here.
-        let later = |here| here > flow.seen || (opens && here == flow.seen);
-        if confirmed.is_some_and(later) {
-            return Ok(News::Outdated);
+        if confirmed.is_some_and(|here| here > flow.seen || (opens && here == flow.seen)) {
+            return Ok(None);
         }
-        if !fresh && seen(&self.half_open)?.is_some_and(|here| here > flow.seen) {
-            return Ok(News::Outdated);
-        }
-        Ok(if confirmed.is_some() { News::Replaces } else { News::Adds })
+        let half_open = if fresh { None } else { seen(&self.half_open)? };
+        let later = half_open.is_some_and(|here| here > flow.seen);
+        let here = Here { confirmed: confirmed.is_some(), half_open: half_open.is_some() };
+        Ok((!later).then_some(here))
     }
+}
+
+// === impl Here ===
+
+impl Here {
+    const UNKNOWN: Self = Self { confirmed: true, half_open: true };
 }
 
 // === impl Installed ===
 
 impl Installed {
-    /// Sorts a flow in; false if it is none to record.
-    fn add(&mut self, flow: &KernelFlow, news: News) -> bool {
+    /// Sorts a flow in.
+    fn add(&mut self, flow: &KernelFlow, here: Here) {
         let key = flow.key.words();
         let marks = FlowRecord::marks_word(flow.stage == FlowStage::Closing, FlowRecord::TOLD);
         let entry = (key, [flow.backend, flow.seen, flow.slot, marks]);
-        match (flow.stage, news) {
-            (_, News::Outdated) => return false,
-            (FlowStage::Forgotten, _) => self.gone.push(key),
-            (FlowStage::Open | FlowStage::Closing, _) => self.open.push(entry),
-            (FlowStage::Opening, News::Adds) => self.opening.push(entry),
-            (FlowStage::Opening, News::Replaces) => {
+        match flow.stage {
+            FlowStage::Forgotten => self.no_longer_confirmed.push(key),
+            FlowStage::Opening => {
                 // What is confirmed is of an earlier flow between the same ports.
-                self.gone.push(key);
+                self.no_longer_confirmed.extend(here.confirmed.then_some(key));
                 self.opening.push(entry);
             }
+            FlowStage::Open | FlowStage::Closing => {
+                self.open.push(entry);
+                self.no_longer_half_open.extend(here.half_open.then_some(key));
+            }
         }
-        true
     }
 }
