@@ -17,11 +17,13 @@
 //!   and the one that stays announces the addresses anew: clients may have learned the other's MAC
 //!   address.
 
+mod hearing;
 mod leaving;
 mod liveness;
 mod model;
 mod split;
 mod tables;
+mod wishes;
 mod witness;
 
 use std::{net::IpAddr, time::Duration};
@@ -33,12 +35,10 @@ use self::{
     tables::Lower,
     witness::Question,
 };
-use super::packet::{Advert, PRIORITY_LEAVING, Version};
+use super::packet::{PRIORITY_LEAVING, Version};
 
 /// The priority of who owns the addresses.
 pub const PRIORITY_OWNER: u8 = u8::MAX;
-/// Answers to others' adverts are at least this far apart: the shortest interval there is.
-const ANSWER_PAUSE: Duration = Duration::from_millis(10);
 
 /// One virtual router.
 #[derive(Debug, Clone)]
@@ -203,114 +203,6 @@ impl Fsm {
         self.released
     }
 
-    /// Changes the settings: a new priority or interval is advertised at once, and a backup's
-    /// timer follows from when the master was last heard.
-    pub fn configure(&mut self, settings: Settings, now: Duration) -> Vec<Output> {
-        if settings == self.settings {
-            return Vec::new();
-        }
-        let old_down_interval = self.master_down_interval();
-        let old = std::mem::replace(&mut self.settings, settings);
-        let Settings { version, priority, interval, own, .. } = self.settings;
-        if version == Version::V2 || self.other_master().is_none() {
-            self.master_interval = interval;
-        }
-        let down_interval = self.master_down_interval();
-        let mut out = Vec::new();
-        match &mut self.role {
-            Role::Fault(_) => {}
-            Role::Backup(backup) => {
-                if backup.left.is_none() && down_interval != old_down_interval {
-                    backup.down = backup.heard + down_interval;
-                }
-            }
-            Role::Master(master) => {
-                let changed = (old.priority, old.interval, old.own) != (priority, interval, own);
-                if changed && master.leaving.is_none() {
-                    master.advert = now + interval;
-                    out.push(Output::Send(priority));
-                }
-            }
-        }
-        self.announce_in_time(now, &mut out);
-        out
-    }
-
-    /// Becomes the master now (`weir vrrp preempt`).
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal`]: the master would win the addresses back with its next advert.
-    pub fn preempt(&mut self, now: Duration) -> Result<Vec<Output>, Refusal> {
-        self.preempts()?;
-        let mut out = Vec::new();
-        match &mut self.role {
-            Role::Fault(_) => {}
-            Role::Backup(_) => self.become_master(Why::Asked, now, &mut out),
-            Role::Master(master) => {
-                if master.leaving.take().is_some() {
-                    master.advert = now + self.settings.interval;
-                    out.push(Output::Send(self.settings.priority));
-                }
-            }
-        }
-        self.released = false;
-        Ok(out)
-    }
-
-    /// Whether [`Fsm::preempt`] would be refused.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal`]
-    pub fn preempts(&self) -> Result<(), Refusal> {
-        match &self.role {
-            Role::Fault(reason) => Err(Refusal::Fault(reason.clone())),
-            Role::Backup(Backup { master: Some(master), left: None, .. })
-                if !self.outranks(*master) =>
-            {
-                Err(Refusal::Outranked { master: *master, own: self.settings.priority })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives the addresses up as soon as another router takes them, and leaves it alone then
-    /// (`weir vrrp release`).
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal`]
-    pub fn release(&mut self, now: Duration) -> Result<Vec<Output>, Refusal> {
-        match &self.role {
-            Role::Fault(reason) => Err(Refusal::Fault(reason.clone())),
-            Role::Backup(_) => Err(Refusal::NotMaster),
-            Role::Master(_) => {
-                self.released = true;
-                let mut out = Vec::new();
-                self.begin_leaving(Then::Stay, now, &mut out);
-                Ok(out)
-            }
-        }
-    }
-
-    /// Moves as the rest of its group did.
-    pub fn follow(&mut self, state: State, now: Duration) -> Vec<Output> {
-        let mut out = Vec::new();
-        match (&self.role, state) {
-            (Role::Backup(_), State::Master) => {
-                let why = self.end_of_master(now);
-                let why = if self.is_waiting() { why } else { Why::Group };
-                self.become_master(why, now, &mut out);
-            }
-            (Role::Master(Master { leaving: None, .. }), State::Backup) => {
-                self.begin_leaving(Then::Backup, now, &mut out);
-            }
-            _ => {}
-        }
-        out
-    }
-
     // === Inputs ===
 
     /// RFC 9568 section 6.4.1.
@@ -392,83 +284,6 @@ impl Fsm {
         }
     }
 
-    /// RFC 9568 section 6.4.2.
-    fn backup_hears(
-        &mut self,
-        from: IpAddr,
-        advert: &Advert,
-        now: Duration,
-        out: &mut Vec<Output>,
-    ) {
-        let peer = Peer { address: from, priority: advert.priority };
-        let skew = self.skew();
-        let Role::Backup(backup) = &mut self.role else { return };
-        if advert.priority == PRIORITY_LEAVING {
-            if backup.master.is_none_or(|master| master.address == from) {
-                // Never later than it would be without.
-                backup.down = backup.down.min(now + skew);
-                backup.left = Some(from);
-            }
-            return;
-        }
-        if std::mem::take(&mut backup.leftovers) {
-            out.push(Output::Withdraw);
-        }
-        backup.master = Some(peer);
-        if !self.lets_be(peer, now, out) {
-            // Discarded: the timer runs on. But it is a sign, if we wait for one.
-            return self.answered(now, now, out);
-        }
-        let Role::Backup(backup) = &mut self.role else { return };
-        backup.heard = now;
-        (backup.silent, backup.reprieved) = (None, false);
-        backup.left = None;
-        backup.waiting = false;
-        backup.question = Question::default();
-        self.learn(advert);
-        let down_interval = self.master_down_interval();
-        if let Role::Backup(backup) = &mut self.role {
-            backup.down = now + down_interval;
-        }
-    }
-
-    /// RFC 9568 section 6.4.3.
-    fn master_hears(
-        &mut self,
-        from: IpAddr,
-        advert: &Advert,
-        now: Duration,
-        out: &mut Vec<Output>,
-    ) {
-        let peer = Peer { address: from, priority: advert.priority };
-        let outranked = !self.outranks(peer);
-        self.spoke(now);
-        let Role::Master(master) = &mut self.role else { return };
-        if let Some(leaving) = &master.leaving {
-            if advert.priority != PRIORITY_LEAVING {
-                let then = leaving.then;
-                self.learn(advert);
-                self.hand_over(peer, then, now, out);
-            }
-            return;
-        }
-        if advert.priority != PRIORITY_LEAVING && outranked {
-            self.learn(advert);
-            // Once more, so that the other one knows: clients may have learned our MAC address.
-            out.push(Output::Send(self.settings.priority));
-            return self.become_backup(Some(peer), Why::Outranked(peer), now, out);
-        }
-        if now < master.quiet_until {
-            return;
-        }
-        master.quiet_until = now + ANSWER_PAUSE;
-        if advert.priority == PRIORITY_LEAVING {
-            master.advert = now + self.settings.interval;
-        }
-        out.push(Output::Send(self.settings.priority));
-        self.has_rival(now, out);
-    }
-
     // === Changes of state ===
 
     fn become_master(&mut self, why: Why, now: Duration, out: &mut Vec<Output>) {
@@ -531,14 +346,6 @@ impl Fsm {
                 let silence = now.saturating_sub(backup.heard);
                 Why::Silence(master.map(|master| master.address), silence)
             }
-        }
-    }
-
-    /// A v3 master's interval is learned (RFC 9568 section 6.1, `Active_Adver_Interval`); in v2
-    /// another than ours was discarded.
-    fn learn(&mut self, advert: &Advert) {
-        if self.settings.version == Version::V3 {
-            self.master_interval = advert.interval;
         }
     }
 

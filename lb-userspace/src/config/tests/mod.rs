@@ -5,6 +5,7 @@
 mod faults;
 mod meaning;
 mod robustness;
+mod sync;
 mod vrrp;
 
 use super::*;

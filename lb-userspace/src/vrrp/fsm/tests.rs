@@ -6,7 +6,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::{config::parse_duration, vrrp::echo::Silence};
+use crate::{
+    config::parse_duration,
+    vrrp::{echo::Silence, packet::Advert},
+};
 
 /// Plays a script and reports the first line that went otherwise.
 fn play(script: &str) {
