@@ -25,6 +25,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const BATCH_LIMIT: Duration = Duration::from_secs(120);
 /// How long a request may wait in [`Traffic`], where a lost request must not hold up those after it for long.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(1);
+/// How long [`Traffic`] may take for some more answers.
+const STEADY_LIMIT: Duration = Duration::from_secs(30);
 /// How long each thread of [`Traffic`] rests between requests: the machine has others to serve.
 const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
 
@@ -182,6 +184,17 @@ impl Client {
         Traffic::start(&self.namespace, concurrency, http_request(server, TRAFFIC_LIMIT))
     }
 
+    /// The same from two threads, well under way.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::traffic`], or there are no answers.
+    pub fn steady_traffic(&self, server: SocketAddr) -> Result<Traffic> {
+        let traffic = self.traffic(server, 2)?;
+        traffic.wait_for_more(50, STEADY_LIMIT)?;
+        Ok(traffic)
+    }
+
     /// The same with datagrams to a UDP echo, each from a new socket.
     ///
     /// # Errors
@@ -258,6 +271,18 @@ impl Traffic {
     /// They have not within the limit.
     pub fn wait_for_failures(&self, number: u64, limit: Duration) -> Result<()> {
         wait_for(&self.progress.failed, number, limit).context("failures of the traffic")
+    }
+
+    /// Ends the requests after some more, of which all and all before must have been answered.
+    ///
+    /// # Errors
+    ///
+    /// One failed; or as for [`Traffic::stop`].
+    pub fn stop_unharmed(self) -> Result<Tally> {
+        self.wait_for_more(100, STEADY_LIMIT)?;
+        let tally = self.stop()?;
+        ensure!(tally.failed == 0, "{tally}");
+        Ok(tally)
     }
 
     /// Ends the requests and returns what came of them.

@@ -53,6 +53,7 @@ mod topology;
 pub mod tshark;
 mod udp;
 pub mod vrrp;
+mod wait;
 pub mod weir;
 mod words;
 pub mod xdp;
@@ -68,5 +69,6 @@ pub use crate::{
     requirements::require_root,
     router::{Pair, Router, WeirRouter},
     tally::Tally,
+    wait::eventually,
     weir::{Balancer, Service, Weir},
 };

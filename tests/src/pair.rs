@@ -1,22 +1,20 @@
 //! Two balancers as people run them: one VIP that VRRP gives to either, and the same tables on both.
 
-use std::{
-    net::IpAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use weir::{core::SyncStatus, sync::Key, vrrp::VrrpStatus};
 
 use crate::{
-    Lab, Service, Weir, topology,
+    Lab, Service, Weir,
+    router::describe,
+    topology,
     vrrp::{INSTANCE, Member, Vrrp},
+    wait,
 };
 
 /// The priorities, of the preferred master and the other.
 pub const PRIORITIES: [u8; 2] = [150, 100];
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The lab's first two balancers, the first of which is the preferred master.
 #[derive(Debug)]
@@ -139,21 +137,10 @@ impl WeirPair {
         &self,
         limit: Duration,
         what: &str,
-        mut condition: impl FnMut() -> Result<bool>,
+        condition: impl FnMut() -> Result<bool>,
     ) -> Result<()> {
-        let end = Instant::now() + limit;
-        while !condition()? {
-            if Instant::now() > end {
-                let [first, second] = self.weirs.each_ref().map(Weir::log);
-                let owners = self.owners()?;
-                bail!(
-                    "{what}: not within {limit:?}; the VIP is on {owners:?}\n--- first\n{first}\n\
-                     --- second\n{second}"
-                );
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-        Ok(())
+        let logs = || self.weirs.each_ref().map(Weir::log);
+        wait::until(limit, what, condition, || Ok(describe(self.owners()?, &logs())))
     }
 
     /// The configuration of one of them with these services, for a reload.

@@ -1,21 +1,15 @@
 //! VRRP routers, whatever program they are, and two of them that share the lab's VIP.
 
-use std::{
-    fmt::Debug,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt::Debug, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use crate::{
     Balancer, Weir,
     vrrp::{INSTANCE, Member},
+    wait,
 };
-
-/// Between two looks at who has the VIP.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A program that speaks VRRP on one of the lab's balancers.
 pub trait Router: Debug {
@@ -117,24 +111,16 @@ impl Pair {
         &self,
         limit: Duration,
         what: &str,
-        mut condition: impl FnMut() -> Result<bool>,
+        condition: impl FnMut() -> Result<bool>,
     ) -> Result<()> {
-        let end = Instant::now() + limit;
-        while !condition()? {
-            if Instant::now() > end {
-                let owners = self.owners()?;
-                let logs = self.0.each_ref().map(|router| router.log());
-                bail!(
-                    "{what}: not within {limit:?}; the VIP is on {owners:?}\n--- first\n{}\n\
-                     --- second\n{}",
-                    logs[0],
-                    logs[1]
-                );
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-        Ok(())
+        let logs = || self.0.each_ref().map(|router| router.log());
+        wait::until(limit, what, condition, || Ok(describe(self.owners()?, &logs())))
     }
+}
+
+/// Who of two has the VIP, and what both said.
+pub(crate) fn describe(owners: [bool; 2], [first, second]: &[String; 2]) -> String {
+    format!("the VIP is on {owners:?}\n--- first\n{first}\n--- second\n{second}")
 }
 
 // === impl WeirRouter ===

@@ -10,7 +10,7 @@ use weir::{
     sync::Key,
     vrrp::{VrrpStatus, fsm::State},
 };
-use weir_lab::{Balancer, Lab, Traffic, Weir};
+use weir_lab::{Balancer, Lab, Weir};
 
 const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -86,11 +86,7 @@ fn has_vip(lab: &Lab, balancer: &Balancer) -> bool {
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = std::time::Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(std::time::Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    weir_lab::eventually(PATIENCE, what, condition);
 }
 
 /// Waits for a sign of the split brain, and sees that it is told everywhere; or that it is over.
@@ -115,19 +111,6 @@ fn wait_for_split(weir: &Weir, sign: &str, other: &Balancer, seen: bool) {
     assert!(told, "no event of {sign}, over: {}", !seen);
 }
 
-/// Requests under way, which must all be answered whatever happens meanwhile.
-fn traffic(lab: &Lab) -> Traffic {
-    let traffic = lab.client().traffic(lab.vip(PORT), 2).unwrap();
-    traffic.wait_for_more(50, PATIENCE).unwrap();
-    traffic
-}
-
-fn nothing_failed(traffic: Traffic) {
-    traffic.wait_for_more(100, PATIENCE).unwrap();
-    let tally = traffic.stop().unwrap();
-    assert_eq!(tally.failed, 0, "{tally}");
-}
-
 /// Has a balancer hear nothing of another: packets whose way back is a black hole are dropped.
 fn deafen(deaf: &Balancer, to: &Balancer) {
     let namespace = deaf.namespace();
@@ -146,7 +129,7 @@ fn a_second_master_is_seen_by_its_adverts() {
     let lab = lab();
     let (first, second) = start_pair(&lab);
     let [one, two] = lab.balancers() else { panic!("two balancers") };
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     deafen(two, one);
     wait_for_state(&second, State::Master);
     wait_for_split(&first, "adverts", two, true);
@@ -155,7 +138,7 @@ fn a_second_master_is_seen_by_its_adverts() {
     undeafen(two, one);
     settle(&first, &second);
     wait_for_split(&first, "adverts", two, false);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
 }
 
 #[test]
@@ -172,9 +155,9 @@ fn packets_that_arrive_at_a_backup_are_seen() {
         lab.client().namespace().run(&words).unwrap();
     };
     neighbour("replace", "permanent");
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     wait_for_split(&second, "packets", one, true);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
     neighbour("del", "permanent");
     wait_for_split(&second, "packets", one, false);
     assert_eq!((front(&first).transitions, front(&second).transitions), (2, 1));
@@ -205,11 +188,11 @@ fn a_node_that_is_cut_off_gives_the_address_up_and_the_other_takes_it() {
     assert!(text.contains("cut off") && text.contains("does not answer"), "{text}");
 
     // Healed: the preferred master takes the address back, without a gap.
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     lab.power_on(one.namespace().role()).unwrap();
     settle(&first, &second);
     assert!(!front(&first).cut_off);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
 
     // The backup is cut off: it does not take the address, however long it hears nothing.
     let before = front(&first);

@@ -9,7 +9,7 @@ use weir::{
     core::EventKind,
     vrrp::{VrrpStatus, fsm::State},
 };
-use weir_lab::{Balancer, Lab, Traffic, Weir};
+use weir_lab::{Balancer, Lab, Weir};
 
 const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,32 +89,14 @@ fn has(balancer: &Balancer, address: &str) -> bool {
 }
 
 fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let end = std::time::Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(std::time::Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Requests under way, which must all be answered whatever happens meanwhile.
-fn traffic(lab: &Lab) -> Traffic {
-    let traffic = lab.client().traffic(lab.vip(PORT), 2).unwrap();
-    traffic.wait_for_more(50, PATIENCE).unwrap();
-    traffic
-}
-
-fn nothing_failed(traffic: Traffic) {
-    // Also after the move.
-    traffic.wait_for_more(100, PATIENCE).unwrap();
-    let tally = traffic.stop().unwrap();
-    assert_eq!(tally.failed, 0, "{tally}");
+    weir_lab::eventually(PATIENCE, what, condition);
 }
 
 #[test]
 fn a_killed_masters_address_goes_to_the_other_and_comes_back_with_it() {
     let lab = lab();
     let (mut first, second) = start_pair(&lab, "interval = \"50ms\"");
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
 
     first.kill();
     wait_for_state(&second, State::Master);
@@ -127,14 +109,14 @@ fn a_killed_masters_address_goes_to_the_other_and_comes_back_with_it() {
 
     first.start().unwrap();
     settle(&lab, &first, &second);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
 }
 
 #[test]
 fn a_master_that_stops_hands_over_first() {
     let lab = lab();
     let (mut first, second) = start_pair(&lab, "interval = \"50ms\"");
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     first.stop().unwrap();
     // Both before the process ended.
     let [one, two] = lab.balancers() else { panic!("two balancers") };
@@ -145,7 +127,7 @@ fn a_master_that_stops_hands_over_first() {
 
     first.start().unwrap();
     settle(&lab, &first, &second);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
     let preempted = second.events().unwrap().into_iter().any(|event| match event.kind {
         EventKind::Vrrp { to, reason, .. } => {
             to == State::Backup && reason == "10.77.0.2 (priority 150) goes first"
@@ -201,7 +183,7 @@ fn an_address_is_put_back_and_one_that_is_not_ours_is_taken_off() {
 fn planned_switches() {
     let lab = lab();
     let (first, second) = start_pair(&lab, "interval = \"50ms\"");
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     let refusal = second.cli(&["vrrp", "preempt", "front"]).unwrap_err().to_string();
     assert!(refusal.contains("run `weir vrrp release` there instead"), "{refusal}");
     let refusal = second.cli(&["vrrp", "release", "front"]).unwrap_err().to_string();
@@ -220,7 +202,7 @@ fn planned_switches() {
 
     first.cli(&["vrrp", "preempt", "front"]).unwrap();
     settle(&lab, &first, &second);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
 }
 
 #[test]
@@ -260,13 +242,13 @@ fn a_stalled_backup_does_not_take_the_master_for_gone() {
 fn a_stalled_masters_address_moves_and_comes_back() {
     let lab = lab();
     let (first, second) = start_pair(&lab, "interval = \"20ms\"");
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     first.signal(Signal::SIGSTOP).unwrap();
     wait_for_state(&second, State::Master);
     first.signal(Signal::SIGCONT).unwrap();
     settle(&lab, &first, &second);
     assert_eq!(front(&first).transitions, 2, "it was the master all the time");
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
 }
 
 #[test]
@@ -487,7 +469,7 @@ fn a_virtual_mac_moves_with_its_addresses_and_clients_notice_nothing() {
         lab.client().namespace().run(&["ping", "-c", "1", "-W", "5", address]).unwrap();
     };
     let packets = |weir: &Weir| weir.status().unwrap().services[0].packets;
-    let traffic = traffic(&lab);
+    let traffic = lab.client().steady_traffic(lab.vip(PORT)).unwrap();
     // The kernel's own packets too.
     ping(ADDRESS);
     ping(ADDRESS6);
@@ -510,7 +492,7 @@ fn a_virtual_mac_moves_with_its_addresses_and_clients_notice_nothing() {
     assert!(has(two, ADDRESS));
     second.start().unwrap();
     at(one, two);
-    nothing_failed(traffic);
+    traffic.stop_unharmed().unwrap();
     let links = two.namespace().run(&["ip", "-brief", "link"]).unwrap();
     assert!(!links.contains("vrrp"), "{links}");
 }
