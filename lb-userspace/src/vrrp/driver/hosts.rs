@@ -17,6 +17,7 @@ use crate::vrrp::{
     instance::Told,
     probe::{ProbeSocket, Received},
     status::HostStatus,
+    track::Facts,
 };
 
 /// Hosts probed by one interface: more than routers that share addresses.
@@ -34,6 +35,8 @@ type Way = (String, Ipv4Addr);
 pub(super) struct Hosts {
     echo: Echo,
     ways: BTreeMap<Way, Segment>,
+    /// What was last asked for.
+    wanted: Vec<Wanted>,
     /// The daemon's next sign of life.
     beat: Duration,
 }
@@ -46,6 +49,26 @@ struct Segment {
     probers: BTreeMap<Ipv4Addr, Prober>,
 }
 
+/// What one instance wants to be probed.
+#[derive(Debug)]
+struct Wanted {
+    way: Way,
+    /// The interface's index.
+    index: u32,
+    master: Option<IpAddr>,
+    peers: Vec<IpAddr>,
+}
+
+/// The same as it stands in instance and facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wish<'i> {
+    interface: &'i str,
+    own: Ipv4Addr,
+    index: u32,
+    master: Option<IpAddr>,
+    peers: &'i [IpAddr],
+}
+
 /// What a host's probes have led to.
 struct Finding {
     way: Way,
@@ -55,7 +78,7 @@ struct Finding {
 
 impl Hosts {
     pub(super) fn new(echo: Echo) -> Self {
-        Self { echo, ways: BTreeMap::new(), beat: Duration::ZERO }
+        Self { echo, ways: BTreeMap::new(), wanted: Vec::new(), beat: Duration::ZERO }
     }
 
     /// When the next probe, or the next sign of life, is due.
@@ -91,16 +114,24 @@ impl Hosts {
         }
     }
 
-    /// Probes the hosts of these ways, and no others.
-    fn set(&mut self, wanted: Vec<(Way, u32, Vec<Ipv4Addr>)>, now: Duration) {
-        self.ways.retain(|way, _| wanted.iter().any(|(each, ..)| each == way));
-        for (way, index, hosts) in wanted {
+    /// Probes the hosts that are wished for, and no others. Called in each round: as long as the
+    /// wishes are what they were, they are compared and nothing else.
+    fn set<'i>(&mut self, wishes: impl Iterator<Item = Wish<'i>> + Clone, now: Duration) {
+        let reopens = |segment: &Segment| segment.socket.is_none() && now >= segment.reopen_at;
+        let mut known = self.wanted.iter();
+        let same = wishes.clone().all(|wish| known.next().is_some_and(|known| known.is(&wish)));
+        if same && known.next().is_none() && !self.ways.values().any(reopens) {
+            return;
+        }
+        self.wanted = wishes.map(Wanted::from).collect();
+        self.ways.retain(|way, _| self.wanted.iter().any(|each| each.way == *way));
+        for Wanted { way, index, master, peers } in &self.wanted {
             let segment = self.ways.entry(way.clone()).or_default();
-            if segment.socket.as_ref().is_some_and(|socket| socket.index() != index) {
+            if segment.socket.as_ref().is_some_and(|socket| socket.index() != *index) {
                 segment.socket = None;
             }
             if segment.socket.is_none() && now >= segment.reopen_at {
-                match ProbeSocket::open(&way.0, index, way.1, &self.echo) {
+                match ProbeSocket::open(&way.0, *index, way.1, &self.echo) {
                     Ok(socket) => segment.socket = Some(socket),
                     Err(error) => {
                         warn!("the hosts of other routers are not probed: {error}");
@@ -108,7 +139,11 @@ impl Hosts {
                     }
                 }
             }
-            for host in hosts {
+            let v4 = |address: &IpAddr| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            };
+            for host in master.iter().chain(peers).filter_map(v4) {
                 if !segment.probers.contains_key(&host) && segment.has_room() {
                     let prober = Prober::new(self.echo.interval, rand::random(), now);
                     segment.probers.insert(host, prober);
@@ -149,6 +184,19 @@ impl Hosts {
     }
 }
 
+impl Wanted {
+    fn is(&self, wish: &Wish<'_>) -> bool {
+        let Self { way: (interface, own), index, master, peers } = self;
+        *wish == Wish { interface, own: *own, index: *index, master: *master, peers }
+    }
+}
+
+impl From<Wish<'_>> for Wanted {
+    fn from(Wish { interface, own, index, master, peers }: Wish<'_>) -> Self {
+        Self { way: (interface.to_owned(), own), index, master, peers: peers.to_vec() }
+    }
+}
+
 impl Segment {
     /// Makes room for another host, in the place of one that never answered: adverts can be made up,
     /// answers cannot.
@@ -182,7 +230,7 @@ impl Driver {
     pub(super) fn probe(&mut self, now: Duration) {
         let Some(mut hosts) = self.hosts.take() else { return };
         hosts.beat(now);
-        hosts.set(self.wanted_hosts(), now);
+        hosts.set(wishes(&self.running, &self.facts), now);
         let findings = hosts.probe(now);
         self.hosts = Some(hosts);
         for Finding { way, host, news } in findings {
@@ -196,22 +244,6 @@ impl Driver {
                 self.tell_people(&way, host, liveness);
             }
         }
-    }
-
-    /// The routers that each instance knows.
-    fn wanted_hosts(&self) -> Vec<(Way, u32, Vec<Ipv4Addr>)> {
-        let wanted = self.running.iter().filter_map(|Running { instance, .. }| {
-            let way = way(instance)?;
-            let index = self.facts.links.get(&way.0)?.index;
-            let known = instance.fsm.other_master().map(|peer| peer.address);
-            let known = known.into_iter().chain(instance.spec.unicast_peers.iter().copied());
-            let hosts = known.filter_map(|address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            });
-            Some((way, index, hosts.collect()))
-        });
-        wanted.collect()
     }
 
     /// Tells the instances whose master the host is, and those that move with them: a host that is
@@ -247,10 +279,57 @@ impl Driver {
     }
 }
 
+/// The routers that each instance knows.
+fn wishes<'d>(running: &'d [Running], facts: &'d Facts) -> impl Iterator<Item = Wish<'d>> + Clone {
+    running.iter().filter_map(|Running { instance, .. }| {
+        let IpAddr::V4(own) = instance.fsm.settings().own else { return None };
+        let interface = instance.spec.interface.as_str();
+        let index = facts.links.get(interface)?.index;
+        let master = instance.fsm.other_master().map(|peer| peer.address);
+        let peers = instance.spec.unicast_peers.as_slice();
+        (!own.is_unspecified()).then_some(Wish { interface, own, index, master, peers })
+    })
+}
+
 /// Where the other routers of an instance are probed; over IPv6 they are not.
 pub(super) fn way(instance: &super::Instance) -> Option<Way> {
     match instance.fsm.settings().own {
         IpAddr::V4(own) if !own.is_unspecified() => Some((instance.spec.interface.clone(), own)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::echo::EchoKey;
+
+    use super::*;
+    use crate::dataplane::Heart;
+
+    #[test]
+    fn hosts_are_looked_at_anew_only_when_others_are_wanted() {
+        let at = Duration::from_millis;
+        let (port, node, key) = (9751, 1, EchoKey([1, 2]));
+        let heart = Heart::nowhere();
+        let mut hosts = Hosts::new(Echo { interval: at(10), port, node, key, heart });
+        let (own, host): (Ipv4Addr, Ipv4Addr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let alone = Wish { interface: "nowhere", own, index: 7, master: None, peers: &[] };
+        let heard = Wish { master: Some(host.into()), ..alone };
+        let probed = |hosts: &Hosts| -> Vec<Ipv4Addr> {
+            hosts.ways.values().flat_map(|segment| segment.probers.keys().copied()).collect()
+        };
+        hosts.set([alone].into_iter(), at(0));
+        assert!(probed(&hosts).is_empty());
+        hosts.set([heard].into_iter(), at(10));
+        assert_eq!(probed(&hosts), [host]);
+        // Whatever becomes of what was made: as long as the same is wanted, nothing is looked at.
+        hosts.ways.values_mut().for_each(|segment| segment.probers.clear());
+        hosts.set([heard].into_iter(), at(20));
+        assert!(probed(&hosts).is_empty());
+        // But a socket that could not be opened is tried again.
+        hosts.set([heard].into_iter(), REOPEN);
+        assert_eq!(probed(&hosts), [host]);
+        hosts.set(std::iter::empty(), REOPEN + at(10));
+        assert!(hosts.ways.is_empty());
     }
 }
