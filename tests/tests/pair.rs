@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use weir::{
-    core::{Event, EventKind, SyncRole},
+    core::{Event, EventKind, Status, SyncRole},
     sync::Key,
     vrrp::fsm::State,
 };
@@ -83,6 +83,16 @@ fn tables_that_do_not_come_are_waited_for_ten_seconds_and_a_silent_peer_not_at_a
     let waited = ended.time.duration_since(began.time).unwrap();
     assert!(waited >= Duration::from_secs(10), "{waited:?}");
 
+    // The other one says why it has no peer.
+    let second = pair.weir(1);
+    let refused = |kind: &EventKind| {
+        matches!(kind, EventKind::Sync { peer: None, what }
+            if what.contains("10.77.0.2 was refused as a peer: it has another key"))
+    };
+    assert!(find(second, refused).is_some(), "{}", second.log());
+    let text = second.cli(&["status"]).unwrap();
+    assert!(text.contains("not connected: it has another key"), "{text}");
+
     // Nobody else is there.
     pair.weir_mut(0).kill();
     pair.wait_for_owners([true, true], PATIENCE).unwrap();
@@ -115,10 +125,29 @@ fn a_split_that_heals_calls_clients_back_to_who_stays() {
         .unwrap();
     };
     called(1);
+    // So long that the connection is lost too.
+    let parted = || Ok(!pair.sync(0)?.peers[0].connected && !pair.sync(1)?.peers[0].connected);
+    pair.wait_for(PATIENCE, "lost peers", parted).unwrap();
+    pair.weir(1).cli(&["backend", "drain", "web", "b3"]).unwrap();
     lab.join_balancers().unwrap();
     pair.settle(PATIENCE).unwrap();
     called(0);
     assert_eq!(pair.vrrp(0).unwrap().transitions, 2, "it stayed the master");
+    // What was decided on one side alone holds on both, and the other says so.
+    let first = pair.weir(0);
+    let told = |status: &Status| {
+        let sync = status.sync.as_ref().unwrap();
+        sync.taken_over.as_ref().is_some_and(|changes| changes.ends_with(": web/b3"))
+    };
+    first.wait_until(PATIENCE, "what was taken over", told).unwrap();
+    let event = |kind: &EventKind| {
+        matches!(kind, EventKind::Sync { what, .. }
+            if what == "changes made while it was away are taken over: web/b3")
+    };
+    assert!(find(first, event).is_some(), "{}", first.log());
+    let text = first.cli(&["status"]).unwrap();
+    assert!(text.contains("sync: taken over, made while apart, from "), "{text}");
+    assert_eq!(pair.sync(1).unwrap().taken_over, None, "nothing was changed on the first");
     let split = |kind: &EventKind| matches!(kind, EventKind::Vrrp { reason, .. } if reason.contains("goes first"));
     assert!(find(pair.weir(1), split).is_some(), "{}", pair.weir(1).log());
     traffic.wait_for_more(50, PATIENCE).unwrap();
@@ -152,7 +181,7 @@ fn instances_may_be_masters_on_different_balancers() {
     assert!(first.split.is_empty() && second.split.is_empty(), "nobody has the other's addresses");
     pair.weir(1).cli(&["backend", "drain", "web", "b2"]).unwrap();
     for index in [0, 1] {
-        let drained = |status: &weir::core::Status| {
+        let drained = |status: &Status| {
             status.services[0].backends.iter().any(|b| b.name.as_str() == "b2" && b.slots == 0)
         };
         pair.weir(index).wait_until(PATIENCE, "the drain", drained).unwrap();

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 use weir::{
-    core::EventKind,
+    core::{Event, EventKind},
     vrrp::{VrrpStatus, fsm::State},
 };
 use weir_lab::{Balancer, Lab, Weir};
@@ -435,6 +435,29 @@ fn an_interface_that_goes_away_and_comes_back_is_used_again() {
     // It also sends by the new interface, which has another index.
     let sent = front(&weir).sent;
     eventually("adverts go out", || front(&weir).sent > sent + 5);
+}
+
+#[test]
+fn routers_with_different_passwords_say_so() {
+    let lab = lab();
+    let [one, two] = lab.balancers() else { panic!("two balancers") };
+    let with = |balancer: &Balancer, password: &str| {
+        let settings = format!("version = 2\npassword = \"{password}\"");
+        balancer.start_weir(&config(&lab, balancer, FIRST, &settings)).unwrap()
+    };
+    for weir in [&with(one, "one"), &with(two, "two")] {
+        let counts = |status: &weir::core::Status| {
+            status.vrrp[0].discarded.get("password").is_some_and(|count| *count > 1)
+        };
+        weir.wait_until(PATIENCE, "discarded adverts", counts).unwrap();
+        let text = weir.cli(&["status"]).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("  discarded: ")), "{text}");
+        let of_it = |event: &Event| {
+            matches!(&event.kind, EventKind::VrrpNote { what, .. }
+                if what.ends_with("are discarded: its password is another"))
+        };
+        assert_eq!(weir.events().unwrap().iter().filter(|each| of_it(each)).count(), 1);
+    }
 }
 
 /// The Ethernet address that the client knows an address by.

@@ -74,6 +74,9 @@ fn sync_text(sync: &SyncStatus) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "sync: split brain: {node} has the addresses as well");
     }
+    if let Some(changes) = &sync.taken_over {
+        let _ = writeln!(out, "sync: taken over, made while apart, from {changes}");
+    }
     for peer in &sync.peers {
         let state = match (&peer.node, &peer.error) {
             (Some(node), _) => {

@@ -6,8 +6,13 @@ use super::{style::Style, time::age};
 use crate::vrrp::{
     VrrpStatus,
     fsm::State,
+    packet::Discard,
     status::{HostStatus, SplitStatus, WitnessStatus},
 };
+
+/// Not worth a line: some networks send our own packets back, and other virtual routers are nobody's
+/// mistake.
+const USUAL: [&str; 2] = [Discard::OwnEcho.name(), Discard::RouterId.name()];
 
 /// One line for each instance, and one for what lowers its priority; nothing without instances.
 pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> String {
@@ -37,6 +42,13 @@ pub(super) fn text(instances: &[VrrpStatus], now: SystemTime, style: Style) -> S
         }
         for SplitStatus { what, .. } in &instance.split {
             let _ = writeln!(out, "  split brain: {what}");
+        }
+        let unusual = |reason: &String| !USUAL.contains(&reason.as_str());
+        let discarded = instance.discarded.iter().filter(|(reason, _)| unusual(reason));
+        let discarded: Vec<String> =
+            discarded.map(|(reason, count)| format!("{count} {reason}")).collect();
+        if !discarded.is_empty() {
+            let _ = writeln!(out, "  discarded: {}", discarded.join(", "));
         }
         for (condition, penalty) in &instance.penalties {
             let _ = writeln!(out, "  -{penalty}: {condition}");
@@ -76,7 +88,9 @@ mod tests {
             transitions: 1,
             sent: 0,
             received: 7,
-            discarded: BTreeMap::new(),
+            discarded: [("own_echo", 3), ("password", 12), ("ttl", 1)]
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .into(),
             hosts: vec![HostStatus {
                 address: [10, 0, 0, 2].into(),
                 liveness: Liveness::DaemonGone,
@@ -92,7 +106,7 @@ mod tests {
             "vrrp front  backup for 1h 2m  eth0 id 51  priority 50  192.0.2.10/24 192.0.2.11/24  \
              master 10.0.0.2  (ready)\n  cut off: neither a peer nor a witness is to be seen\n  \
              witness 10.0.0.1 does not answer\n  split brain: packets for the addresses arrive here, though \
-             10.0.0.2 is the master\n  -50: service web has no backend that is up\n  host \
+             10.0.0.2 is the master\n  discarded: 12 password, 1 ttl\n  -50: service web has no backend that is up\n  host \
              10.0.0.2 answers, but its daemon gives no sign of life: the host forwards on\n"
         );
     }

@@ -81,6 +81,10 @@ pub struct SyncStatus {
     /// Nodes that say they have the addresses, while this one has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split: Vec<String>,
+    /// The peer that last came back with changes made meanwhile, and the backends (`SERVICE/BACKEND`)
+    /// whose changes hold here since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<String>,
     /// The digest of all slots: the same on nodes with the same tables.
     pub digest: String,
     /// Services whose slots differ between leader and follower.

@@ -1,6 +1,7 @@
 //! Where peers, core and tables meet: what comes from peers is given to the sessions' state
 //! machine, and what that wants done is done.
 
+mod apart;
 mod feed;
 
 use std::{
@@ -17,7 +18,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use self::feed::Feed;
+use self::{apart::Apart, feed::Feed};
 use super::driver::Daemon;
 use crate::{
     config::{Config, Name},
@@ -59,6 +60,8 @@ pub(super) struct Replication {
     /// Records that the kernel could not tell us of, as last counted.
     lost: u64,
     counts: Counts,
+    /// Whose changes were taken over last from a peer that came back.
+    taken_over: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +81,7 @@ struct Link {
     feed: Option<Feed>,
     /// Once everything is said, everything is asked for.
     asks: bool,
+    apart: Apart,
 }
 
 type Dump = (SessionId, io::Result<Vec<KernelFlow>>);
@@ -134,6 +138,7 @@ impl Replication {
             lines,
             lost: 0,
             counts: Counts::default(),
+            taken_over: None,
         }))
     }
 
@@ -217,6 +222,7 @@ impl Replication {
             leader,
             synced: self.peers.is_synced(),
             split: self.peers.split().iter().map(ToString::to_string).collect(),
+            taken_over: self.taken_over.clone(),
             digest: format!("{digest:016x}"),
             services_differ: found_here.max(found_by_peers),
             flows_sent: self.counts.flows_sent,
@@ -254,6 +260,7 @@ impl Daemon {
                     self.edges.vrrp.peer_spoke(heard);
                 }
                 self.look_for_lost_flows();
+                self.tell_what_was_apart();
             }
             Wake::Incoming(all) => all.into_iter().for_each(|incoming| self.incoming(incoming)),
             Wake::Recorded(mut flows) => {
@@ -298,7 +305,8 @@ impl Daemon {
             Incoming::Opened { session, remote, dialled, outbox } => {
                 if let Some(replication) = &mut self.replication {
                     let (behind, feed, asks) = (false, None, false);
-                    let link = Link { outbox, remote, dialled, behind, feed, asks };
+                    let apart = Apart::new(self.clock.now().wall);
+                    let link = Link { outbox, remote, dialled, behind, feed, asks, apart };
                     replication.links.insert(session, link);
                 }
                 self.with_peers(|peers, _| peers.opened(session, dialled, now));
@@ -309,6 +317,10 @@ impl Daemon {
                 self.carry_out();
             }
             Incoming::Room(id) => self.has_room(id),
+            Incoming::Refused(remote, why) => {
+                let what = format!("{remote} was refused as a peer: {why}");
+                self.publish(EventKind::Sync { peer: None, what }, None);
+            }
             Incoming::Closed(id, why) => {
                 self.with_peers(|peers, _| peers.closed(id, &why, now));
                 if let Some(replication) = &mut self.replication {
@@ -363,7 +375,12 @@ impl Daemon {
             Output::Backends(backends) => self.core.install_backends(&backends, now),
             Output::Flows(flows) => self.install_flows(&flows),
             Output::Change(id, stamped) => match self.core.take_change(&stamped, now) {
-                Ok(true) => replication.say_to_all(&Message::Change(stamped), Some(id)),
+                Ok(true) => {
+                    if let Some(link) = replication.links.get_mut(&id) {
+                        link.apart.took(&stamped);
+                    }
+                    replication.say_to_all(&Message::Change(stamped), Some(id));
+                }
                 Ok(false) => {}
                 Err(why) => {
                     warn!("a change of {}/{} by a peer: {why}", stamped.service, stamped.backend);
@@ -383,6 +400,21 @@ impl Daemon {
                 let peer = peer.map(|peer| peer.to_string());
                 self.publish(EventKind::Sync { peer, what: report.to_string() }, None);
             }
+        }
+    }
+
+    /// Tells what operators changed on peers while they were away, and holds here now.
+    fn tell_what_was_apart(&mut self) {
+        let Some(replication) = &mut self.replication else { return };
+        let links = replication.links.iter_mut();
+        let told: Vec<_> =
+            links.filter_map(|(id, link)| Some((*id, link.apart.settle()?))).collect();
+        for (id, changes) in told {
+            let Some(replication) = &mut self.replication else { return };
+            let peer = replication.name_of(id, self.clock.now().monotonic);
+            replication.taken_over = Some(format!("{peer}: {changes}"));
+            let what = format!("changes made while it was away are taken over: {changes}");
+            self.publish(EventKind::Sync { peer: Some(peer), what }, None);
         }
     }
 

@@ -76,6 +76,8 @@ pub enum Incoming {
     Room(SessionId),
     /// It is gone.
     Closed(SessionId, Error),
+    /// This host was turned away, for the first time since it was taken in, and why.
+    Refused(IpAddr, String),
 }
 
 /// The connections of this node.
@@ -344,6 +346,8 @@ impl Shared {
         *refusals.counts.entry(reason).or_default() += 1;
         if refusals.logged.len() < LOGGED_MAX && refusals.logged.insert((remote.ip(), reason)) {
             warn!("refused {remote} as a peer: {why} (told once)");
+            // A full queue has enough to tell.
+            let _ = self.sender.try_send(Incoming::Refused(remote.ip(), why.to_string()));
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::{config::Vrrp, core::Now};
 /// Differences that are told before the configuration is read anew: whoever makes them up shall
 /// not fill the log.
 const DIFFERENCES_MAX: usize = 16;
+/// Between two tellings of one reason for which packets are discarded.
+const TELL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// An instance as it runs.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Instance {
     sent: u64,
     received: u64,
     discarded: BTreeMap<Discard, u64>,
+    /// When it was last told that packets are discarded for a reason.
+    told: BTreeMap<Discard, Duration>,
     /// What differs in others' adverts, so that it is told once.
     differences: BTreeSet<String>,
     /// Packets for the addresses, as they were last counted.
@@ -103,6 +107,7 @@ impl Instance {
             sent: 0,
             received: 0,
             discarded: BTreeMap::new(),
+            told: BTreeMap::new(),
             differences: BTreeSet::new(),
             packets: None,
         }
@@ -125,6 +130,7 @@ impl Instance {
         self.filter.addresses = spec.addresses.iter().map(|prefix| prefix.address).collect();
         self.spec = spec;
         self.differences.clear();
+        self.told.clear();
     }
 
     /// Has addresses announced that another configuration brought to a master.
@@ -171,6 +177,7 @@ impl Instance {
         datagram: Result<Datagram<'_>, Discard>,
         now: Duration,
     ) -> (Vec<Output>, Option<Told>) {
+        let from = datagram.as_ref().ok().map(|datagram| datagram.source);
         let heard = datagram.and_then(|datagram| {
             let advert = datagram.advert(&self.filter)?;
             Ok((datagram.source, advert))
@@ -183,9 +190,20 @@ impl Instance {
             }
             Err(discard) => {
                 *self.discarded.entry(discard).or_default() += 1;
-                (Vec::new(), None)
+                (Vec::new(), from.and_then(|from| self.tell_of_discarded(from, discard, now)))
             }
         }
+    }
+
+    /// What another router's packet says of the two configurations, once an hour for each reason.
+    fn tell_of_discarded(&mut self, from: IpAddr, why: Discard, now: Duration) -> Option<Told> {
+        if !why.is_of_configuration()
+            || self.told.get(&why).is_some_and(|last| now < *last + TELL_AGAIN)
+        {
+            return None;
+        }
+        self.told.insert(why, now);
+        Some(Told::Note(format!("adverts of {from} are discarded: {why}")))
     }
 
     /// Takes note of how many packets have arrived for each address of a service, in all.

@@ -178,6 +178,20 @@ impl Discard {
         Self::Addresses,
     ];
 
+    /// Whether it says that two routers are configured differently, and not that somebody sends
+    /// nonsense.
+    pub const fn is_of_configuration(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownPeer
+                | Self::Version
+                | Self::AuthenticationType
+                | Self::Password
+                | Self::Interval
+                | Self::Addresses
+        )
+    }
+
     /// Its name in metrics and `status`.
     pub const fn name(self) -> &'static str {
         match self {

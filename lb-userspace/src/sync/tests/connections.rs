@@ -130,10 +130,22 @@ async fn what_is_said_arrives_in_order_and_whole() {
 #[tokio::test]
 async fn another_key_is_refused_and_counted_on_both_sides() {
     let [a, b] = addresses().await;
-    let first = End::start(a, b, &Key::generate()).await;
-    let second = End::start(b, nowhere(), &Key::generate()).await;
+    let mut first = End::start(a, b, &Key::generate()).await;
+    let mut second = End::start(b, nowhere(), &Key::generate()).await;
     assert!(second.refused("key").await > 0);
     assert!(first.refused("key").await > 0);
+    for end in [&mut first, &mut second] {
+        // It is tried again and again, and told of once.
+        while end.refused("key").await < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let told = end.next().await;
+        assert!(
+            matches!(&told, Incoming::Refused(_, why) if why.contains("another key")),
+            "{told:?}"
+        );
+        assert!(end.waiting.is_empty(), "{:?}", end.waiting);
+    }
     assert!(first.connections.trouble(b).unwrap().contains("another key"));
 }
 

@@ -8,9 +8,12 @@ use std::time::SystemTime;
 use super::*;
 use crate::{
     config::{Garp, Name, Prefix},
-    vrrp::packet::{
-        GROUP_V4, HOP_LIMIT, Version,
-        tests::{Hostile, ROUTER_ID, advert, filter, format, hostile},
+    vrrp::{
+        auth::{Authentication, Password},
+        packet::{
+            GROUP_V4, HOP_LIMIT, Version,
+            tests::{Hostile, ROUTER_ID, advert, filter, format, hostile},
+        },
     },
 };
 
@@ -111,6 +114,25 @@ fn each_reason_is_counted_by_its_name() {
     }
     assert_eq!(instance.receive(Err(Discard::IpHeader), SECOND).0, []);
     assert_eq!(instance.status().discarded["ip_header"], 1);
+}
+
+#[test]
+fn a_router_that_is_configured_differently_is_told_of_once_an_hour() {
+    let mut instance = backup(Version::V2);
+    let (source, group) = ("10.0.0.2".parse().unwrap(), GROUP_V4.into());
+    let password = Password::new("another").unwrap();
+    let format = Format { authentication: Authentication::Simple(password), ..format(Version::V2) };
+    let message = advert().message(&format, source, group);
+    let datagram = Datagram { source, destination: group, hop_limit: HOP_LIMIT, message: &message };
+    let mut hear = |now| instance.receive(Ok(datagram), now).1;
+    let note = "adverts of 10.0.0.2 are discarded: its password is another";
+    assert_eq!(hear(SECOND), Some(Told::Note(note.to_owned())));
+    assert!((2..3600).all(|seconds| hear(SECOND * seconds).is_none()));
+    assert!(hear(SECOND * 3601).is_some());
+    // Nonsense says nothing of how anybody is configured.
+    let far = Datagram { hop_limit: 254, ..datagram };
+    assert_eq!(instance.receive(Ok(far), SECOND).1, None);
+    assert_eq!(instance.status().discarded["password"], 3600);
 }
 
 #[test]
