@@ -21,7 +21,7 @@ pub(crate) use self::ipv6::{HEADER as IPV6_HEADER, ICMPV6, skip_extensions, word
 pub const ETHERNET_LENGTH: usize = size_of::<EthernetWords>();
 
 pub(crate) const ETHER_TYPE_IPV4: [u8; 2] = 0x0800u16.to_be_bytes();
-const ETHER_TYPE_IPV6: [u8; 2] = 0x86DDu16.to_be_bytes();
+pub(crate) const ETHER_TYPE_IPV6: [u8; 2] = 0x86DDu16.to_be_bytes();
 pub(crate) const TCP: u8 = IpProto::Tcp as u8;
 pub(crate) const UDP: u8 = IpProto::Udp as u8;
 pub(crate) const ICMP: u8 = IpProto::Icmp as u8;

@@ -21,8 +21,12 @@
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
 
 mod flows;
+mod tunnel;
 
-pub use self::flows::{FlowKey, FlowNews, FlowRecord};
+pub use self::{
+    flows::{FlowKey, FlowNews, FlowRecord},
+    tunnel::{Tunnel, TunnelEntry, TunnelKind},
+};
 use crate::{
     hash::{SPREAD_SHIFT, mix, spread},
     slot::Slot,
@@ -30,7 +34,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -241,12 +245,13 @@ pub struct RingLine(pub [Word32; SLOTS_PER_LINE as usize]);
 pub struct BackendEntry {
     /// Destination address and the first two bytes of the source address.
     pub first: Word64,
-    /// The last four bytes of the source address (low half) and the interface index (high half).
+    /// The last four bytes of the source address (low half) and the interface index (high half),
+    /// with [`TUNNEL`](Self::TUNNEL) above it.
     pub link: Word64,
     /// A [`Life`]: read only where a slot is not settled.
     pub life: Word32,
-    /// For tunnels and NAT.
-    pub reserved: [Word32; 11],
+    /// Read only where `link` says so.
+    pub tunnel: TunnelEntry,
 }
 
 /// Whether a backend lives, and which of its lives this is. Records of an earlier life lead
@@ -362,6 +367,16 @@ pub struct Heartbeat {
 }
 
 impl BackendEntry {
+    /// In `link`: packets go through the entry's tunnel. In the word that every packet reads, as
+    /// its sign, so that one comparison tells a plain Ethernet hop from this and from none at all.
+    pub const TUNNEL: u64 = 1 << 63;
+
+    /// The interface in a `link`; 0 while there is no way.
+    #[inline(always)]
+    pub const fn interface(link: u64) -> u32 {
+        ((link & !Self::TUNNEL) >> 32) as u32
+    }
+
     /// The two words of an Ethernet next hop.
     pub const fn words(destination: [u8; 6], source: [u8; 6], interface: u32) -> [u64; 2] {
         let [d0, d1, d2, d3, d4, d5] = destination;

@@ -2,7 +2,7 @@
 //!
 //! A packet's way through this crate: [`packet`] reads the frame, [`flow`] says which flow it is,
 //! [`steer`] finds the flow's service, slot and backend in the tables of [`layout`], and
-//! [`rewrite`] turns the frame towards that backend. The XDP program supplies the kernel's maps as
+//! [`rewrite`] turns the frame towards that backend, or [`tunnel`] puts a header to it before the packet. The XDP program supplies the kernel's maps as
 //! [`steer::Tables`]; the controller supplies the same memory, mapped; tests supply vectors. The
 //! rules exist once.
 
@@ -28,4 +28,5 @@ pub mod reason;
 pub mod rewrite;
 pub mod slot;
 pub mod steer;
+pub mod tunnel;
 pub mod word;

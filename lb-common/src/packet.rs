@@ -9,6 +9,7 @@ use network_types::ip::Ipv4Hdr;
 use crate::{
     echo::EchoFrame,
     icmp::{PingFrame, PingFrame6},
+    tunnel::{OuterIpv4, OuterIpv6, OuterUdp},
 };
 
 /// A type that may be laid over packet bytes at any offset.
@@ -38,6 +39,12 @@ unsafe impl Wire for EchoFrame {}
 unsafe impl Wire for PingFrame {}
 // SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for PingFrame6 {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for OuterIpv4 {}
+// SAFETY: all fields are bytes or arrays of bytes.
+unsafe impl Wire for OuterIpv6 {}
+// SAFETY: all fields are arrays of bytes.
+unsafe impl Wire for OuterUdp {}
 
 const _: () = assert!(align_of::<Ipv4Hdr>() == 1);
 const _: () = assert!(align_of::<TransportWords<16>>() == 1);
@@ -48,6 +55,11 @@ const _: () = assert!(align_of::<ExtensionHead>() == 1);
 const _: () = assert!(align_of::<EchoFrame>() == 1);
 const _: () = assert!(align_of::<PingFrame>() == 1);
 const _: () = assert!(align_of::<PingFrame6>() == 1);
+const _: () = assert!(align_of::<OuterIpv4>() == 1);
+const _: () = assert!(align_of::<OuterIpv6>() == 1);
+const _: () = assert!(align_of::<OuterUdp>() == 1);
+const _: () = assert!(size_of::<OuterIpv4>() == 34);
+const _: () = assert!(size_of::<OuterIpv6>() == 54);
 const _: () = assert!(size_of::<PlainHead>() == 54);
 const _: () = assert!(size_of::<Ipv6Head>() == 54);
 const _: () = assert!(size_of::<ExtensionHead>() == 8);

@@ -31,8 +31,12 @@ pub enum Reason {
     NoNextHop = 11,
     /// A table entry points outside its table; never seen unless a table is corrupt: dropped.
     BadTable = 12,
+    /// Behind its tunnel's header the packet is larger than the way to the backend carries: dropped.
+    TooBig = 13,
+    /// The driver left too little room before the packet for its tunnel's header: dropped.
+    NoHeadroom = 14,
     /// An echo request to a VIP that is to be pinged: answered.
-    Ping = 13,
+    Ping = 15,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -48,7 +52,7 @@ pub enum Refusal {
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
@@ -62,6 +66,8 @@ impl Reason {
         Self::NoBackend,
         Self::NoNextHop,
         Self::BadTable,
+        Self::TooBig,
+        Self::NoHeadroom,
         Self::Ping,
     ];
 
@@ -93,6 +99,8 @@ impl Reason {
             Self::NoBackend => "no_backend",
             Self::NoNextHop => "no_next_hop",
             Self::BadTable => "bad_table",
+            Self::TooBig => "too_big",
+            Self::NoHeadroom => "no_headroom",
             Self::Ping => "ping",
         }
     }

@@ -400,6 +400,16 @@ pub fn answers_ping<T: Tables>(tables: &T, constants: &impl Constants, key: Serv
     find_key(tables, constants, key).is_some()
 }
 
+/// A flow's hash of addresses and ports, whatever its service's slots are chosen by: what spreads
+/// flows over the paths behind this host.
+#[inline(always)]
+pub fn flow_hash(seed: Seed, flow: &Flow) -> u32 {
+    let source = flow.source;
+    let a = u64::from(source[0]) | u64::from(flow.ports) << 32;
+    let b = hash::fold(seed, u64::from(source[1]) | u64::from(source[2]) << 32, source[3]);
+    hash::hash(seed, a, b)
+}
+
 /// Finds a service by its exact port, else a service for every port of the address.
 #[inline(always)]
 fn find_service<T: Tables>(

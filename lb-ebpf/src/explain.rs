@@ -97,7 +97,7 @@ pub(crate) fn answer(outcome: Result<Way<'_>, Reason>) -> Answer {
             slot: way.slot,
             why: way.why as u32,
             service: way.service.index(),
-            interface: (way.backend.link.load() >> 32) as u32,
+            interface: BackendEntry::interface(way.backend.link.load()),
         },
         Err(reason) => Answer { reason: reason as u32, ..Answer::default() },
     }

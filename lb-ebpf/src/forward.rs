@@ -20,6 +20,7 @@ use lb_common::{
 use crate::{
     count, echo, icmp, log,
     maps::{self, KernelTables},
+    tunnel,
 };
 
 /// In place of an action, from [`forward_ipv6`]: see to it further. What is rare is done after the
@@ -86,9 +87,13 @@ fn send(
     tell: impl FnOnce(&XdpContext, &Flow, &Way<'_>),
 ) -> Result<u32, Reason> {
     let way = steer::steer(&KernelTables, &maps::Loaded, flow)?;
-    let interface = rewrite::l2(packet, way.backend)?;
+    let length = packet.length();
+    let interface = match rewrite::l2(packet, way.backend)? {
+        Some(interface) => interface,
+        None => tunnel::enter(ctx, packet, way.backend, flow)?,
+    };
     let redirected = interface != maps::own_index();
-    count::forwarded(way.number, packet.length(), flow.flags.opens(), redirected);
+    count::forwarded(way.number, length, flow.flags.opens(), redirected);
     tell(ctx, flow, &way);
     if redirected {
         // SAFETY: a helper without pointers; it records where the frame is to go.

@@ -22,6 +22,7 @@ use crate::{
     explain::Unchanged,
     forward::refuse,
     maps::{self, KernelTables},
+    tunnel,
 };
 
 /// A packet of ICMP: an error to its backend, an echo request back, all else to the kernel.
@@ -30,7 +31,7 @@ pub(crate) fn ipv4(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: the bounds of the frame, which the caller does not touch any more.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
     let outcome = match icmp::read_ipv4(&packet) {
-        Ok(Message::Error(flow)) => deliver(&mut packet, &flow),
+        Ok(Message::Error(flow)) => deliver(ctx, &mut packet, &flow),
         Ok(Message::Echo(key)) => {
             let wanted = steer::answers_ping(&KernelTables, &maps::Loaded, key);
             Err(if wanted && icmp::answer_ipv4(&mut packet) { Reason::Ping } else { Reason::Icmp })
@@ -46,7 +47,7 @@ pub(crate) fn ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: as above.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
     let outcome = match icmp::read_ipv6(&packet) {
-        Ok(Message::Error(flow)) => deliver(&mut packet, &flow),
+        Ok(Message::Error(flow)) => deliver(ctx, &mut packet, &flow),
         Ok(Message::Echo(key)) => {
             let wanted = steer::answers_ping(&KernelTables, &maps::Loaded, key);
             Err(if wanted && icmp::answer_ipv6(&mut packet) { Reason::Ping } else { Reason::Icmp })
@@ -58,16 +59,20 @@ pub(crate) fn ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
 
 /// Sends an error to the backend of the flow that it is about, and remembers nothing of it.
 #[inline(always)]
-fn deliver(packet: &mut Packet<'_>, flow: &Flow) -> Result<u32, Reason> {
+fn deliver(ctx: *mut xdp_md, packet: &mut Packet<'_>, flow: &Flow) -> Result<u32, Reason> {
     let way = match steer::steer(&Unchanged, &maps::Loaded, flow) {
         Ok(way) => way,
         // About a packet of this host's own.
         Err(Reason::NoService) => return Err(Reason::Icmp),
         Err(reason) => return Err(reason),
     };
-    let interface = rewrite::l2(packet, way.backend)?;
+    let length = packet.length();
+    let interface = match rewrite::l2(packet, way.backend)? {
+        Some(interface) => interface,
+        None => tunnel::enter(&XdpContext::new(ctx), packet, way.backend, flow)?,
+    };
     let redirected = interface != maps::own_index();
-    count::forwarded(way.number, packet.length(), false, redirected);
+    count::forwarded(way.number, length, false, redirected);
     if redirected {
         // SAFETY: a helper without pointers; it records where the frame is to go.
         unsafe { bpf_redirect(interface, 0) };

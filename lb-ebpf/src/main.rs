@@ -22,6 +22,7 @@ mod forward;
 mod icmp;
 mod log;
 mod maps;
+mod tunnel;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_PASS, XDP_TX},

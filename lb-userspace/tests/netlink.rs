@@ -334,7 +334,10 @@ impl Lab {
     }
 
     fn way(&self, cable: usize, destination: [u8; 6]) -> NextHop {
-        NextHop { interface: self.index(cable), source: NEAR[cable], destination }
+        let number = u8::try_from(cable + 1).expect("there are two");
+        let local = Some(IpAddr::from([10, number, 0, 1]));
+        let interface = self.index(cable);
+        NextHop { interface, source: NEAR[cable], destination, local, mtu: 1500 }
     }
 
     async fn listen(&self) -> Ear {
@@ -384,7 +387,11 @@ impl Ear {
         }
     }
 
-    async fn hears_way(&mut self, address: &str, way: NextHop) {
+    /// `way` is the one of IPv4; over IPv6 its own address is another.
+    async fn hears_way(&mut self, address: &str, mut way: NextHop) {
+        if let (IpAddr::V6(_), Some(IpAddr::V4(local))) = (ip(address), way.local) {
+            way.local = Some(ip(&format!("fd00:{}::1", local.octets()[1])));
+        }
         self.hears_outcome(address, Ok(way)).await;
     }
 

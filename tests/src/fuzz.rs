@@ -6,12 +6,9 @@ use std::{cell::RefCell, net::IpAddr, time::Duration};
 
 use lb_common::{
     echo::{self, Message as Probe, NEVER, Outcome},
-    flow,
-    layout::{BackendEntry, Life},
+    layout::{BackendEntry, Life, Tunnel, TunnelKind},
     packet::Packet,
-    rewrite,
     slot::{Prior, Slot},
-    steer,
 };
 use weir::{
     sync::packet::{Message, version_in},
@@ -22,6 +19,7 @@ use weir::{
 };
 
 use crate::{
+    host,
     model::{PARAMETERS, Protocol, SPAN, memory::Memory, service_key},
     program::{ECHO, OWN_MAC},
 };
@@ -125,7 +123,7 @@ pub fn echo(data: &[u8]) {
 }
 
 /// A frame at the program: parsed and steered over small tables. One that is not forwarded is as it
-/// came; of one that is, the Ethernet addresses alone are others.
+/// came; of one that is, the Ethernet addresses alone are others, or all of it is behind a header.
 ///
 /// # Panics
 ///
@@ -139,20 +137,14 @@ pub fn xdp(data: &[u8]) {
             tables.confirmed.borrow_mut().clear();
             tables.half_open.borrow_mut().clear();
         }
-        let mut frame = data.to_vec();
-        let mut packet = Packet::new(&mut frame);
-        let parsed = flow::parse(&packet, |mac| mac == flow::mac_word(OWN_MAC));
-        let forwarded = parsed.and_then(|flow| {
-            let way = steer::steer(tables, &PARAMETERS, &flow)?;
-            rewrite::l2(&mut packet, way.backend)
-        });
-        match forwarded {
-            Ok(interface) => {
-                assert_eq!(interface, 3);
-                assert_eq!(data[..6], OWN_MAC, "it was for us");
-                assert_eq!(frame[12..], data[12..]);
-            }
-            Err(_) => assert_eq!(frame, data),
+        // It makes sure itself that what is not forwarded is as it came.
+        if let (Ok(interface), frame) = host::forward(tables, &PARAMETERS, data) {
+            assert_eq!(interface, 3);
+            assert_eq!(data[..6], OWN_MAC, "it was for us");
+            let longer = frame.len() - data.len();
+            let kept = if longer == 0 { 12 } else { 14 };
+            assert!([0, 20, 48].contains(&longer));
+            assert_eq!(frame[longer + kept..], data[kept..]);
         }
     });
 }
@@ -166,6 +158,12 @@ fn tables() -> Memory {
         // The last one has no way.
         entry.link.store(if number == 4 { 0 } else { link });
         entry.life.store(Life::new(1, number != 3, number != 3).0);
+    }
+    for (number, kind) in [(1, TunnelKind::ipip(false)), (2, TunnelKind::gue(true, 6080))] {
+        let entry = &tables.backends[number];
+        let ends = [u32::MAX; 4];
+        entry.tunnel.store(&Tunnel { kind, mtu: 1500, spread: 1, source: ends, destination: ends });
+        entry.link.store(entry.link.load() | BackendEntry::TUNNEL);
     }
     let states = [
         Slot::settled(0),

@@ -29,6 +29,7 @@ pub mod failover;
 pub mod features;
 pub mod fuzz;
 pub mod hold;
+pub mod host;
 mod http;
 pub mod keepalived;
 pub mod lab;

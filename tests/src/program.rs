@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Deref, DerefMut},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
@@ -180,8 +180,18 @@ impl Runner {
     ///
     /// If the kernel refuses to run it.
     pub fn run(&mut self, frame: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+        self.run_times(frame, 1)
+    }
+
+    /// Runs the program on a frame, then on what came of it, so many times. Returns the last verdict.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to run it.
+    pub fn run_times(&mut self, frame: &[u8], times: u32) -> Result<(Verdict, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
+        options.repeat = times;
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = xdp(&mut self.ebpf, "weir")?.test_run(options)?;
@@ -294,8 +304,23 @@ pub const SMALL: Limits = Limits { services: 64, backends: 256, ring_slots: 1 <<
 
 /// A next hop behind the interface that packets come from, with a MAC made of the address.
 pub fn same_interface(address: IpAddr) -> NextHop {
-    NextHop { interface: INGRESS, source: OWN_MAC, destination: mac_of(address) }
+    NextHop { destination: mac_of(address), ..to_us(address) }
 }
+
+/// A next hop that is the program's own interface, so that what left it comes back.
+pub fn to_us(address: IpAddr) -> NextHop {
+    let local = match address {
+        IpAddr::V4(_) => SOURCE.into(),
+        IpAddr::V6(_) => SOURCE6.into(),
+    };
+    let mtu = 1500;
+    NextHop { interface: INGRESS, source: OWN_MAC, destination: OWN_MAC, local: Some(local), mtu }
+}
+
+/// This host's addresses on the way to every backend.
+pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+/// The same over IPv6.
+pub const SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 1, 0, 0, 0, 0, 0xFE);
 
 /// A MAC that says whose it is: it ends with the address, or with its last four bytes.
 pub fn mac_of(address: IpAddr) -> [u8; 6] {

@@ -15,7 +15,7 @@ use lb_common::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use weir::{
     config::Limits,
-    core::Write,
+    core::{Entry, Write},
     dataplane::{Tables, TablesId},
 };
 use weir_lab::{
@@ -47,7 +47,7 @@ impl Kernel {
         runner.tables.mapped.write(&Write::Service { place, key, ring, meta });
         for number in 0..BACKENDS {
             let words = BackendEntry::words(mac(number), OWN_MAC, weir_lab::program::INGRESS);
-            runner.tables.mapped.write(&Write::Backend(number, words));
+            runner.tables.mapped.write(&Write::Backend(number, Entry { words, tunnel: None }));
         }
         Self { runner, protocol }
     }

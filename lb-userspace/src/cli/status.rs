@@ -8,7 +8,7 @@ use super::{
     vrrp,
 };
 use crate::{
-    config::{AttachMode, Forward},
+    config::AttachMode,
     core::{
         BackendState, BackendStatus, FlowsStatus, Health, PacketStatus, ServiceStatus, SlotsStatus,
         Status, SyncRole, SyncStatus,
@@ -108,7 +108,7 @@ fn service_text(
         service.protocol,
         vip(service),
         algorithm(service),
-        forward(service.forward),
+        service.forward.name(),
         service.backends.len(),
         if service.panic { "  panic: flows go to all" } else { "" },
     );
@@ -291,12 +291,6 @@ fn health(health: Health) -> &'static str {
 fn algorithm(service: &ServiceStatus) -> String {
     let name = service.algorithm.name();
     if service.affinity { name.to_owned() } else { format!("{name} without affinity") }
-}
-
-fn forward(forward: Forward) -> &'static str {
-    match forward {
-        Forward::L2 => "l2",
-    }
 }
 
 fn mode(mode: AttachMode) -> &'static str {

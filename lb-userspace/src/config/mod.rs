@@ -15,6 +15,7 @@ mod schema;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 mod values;
 mod vrrp;
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Vrrp;
+use super::{Prefix, Vrrp};
 
 /// A name that users give: of a service, a backend, a node. Letters, digits, `.`, `_` and `-`,
 /// one to 63 of them, so that it is safe in paths, labels and URLs.
@@ -143,6 +143,8 @@ pub struct Service {
     pub affinity: bool,
     /// How packets reach their backend.
     pub forward: Forward,
+    /// What `ipip` and `gue` put before them.
+    pub tunnel: Tunnel,
     /// Slots of the ring.
     pub ring: u32,
     /// How long a silent flow is remembered.
@@ -193,6 +195,21 @@ pub enum Forward {
     /// New Ethernet addresses; the backend is in the same segment (or behind its gateway) and
     /// answers the client directly.
     L2,
+    /// Through a tunnel, IP in IP; the backend may be in another network, and takes the outer
+    /// header off.
+    Ipip,
+    /// The same with UDP in between (generic UDP encapsulation).
+    Gue,
+}
+
+/// What is put before packets that go through a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The UDP port that backends decapsulate on (`gue`).
+    pub port: u16,
+    /// Networks whose addresses the outer source is spread over, one a family at most; for a family
+    /// that has none it is the host's own address.
+    pub source: Vec<Prefix>,
 }
 
 /// What happens to packets of a service without backends.
@@ -214,7 +231,7 @@ pub struct Share(u16);
 pub struct Backend {
     /// Its name, unique in the service.
     pub name: Name,
-    /// Its address, of the service's family.
+    /// Its address, of the service's family unless a tunnel leads there.
     pub address: IpAddr,
     /// Its share of new flows, 0 to 256; 0 gets none.
     pub weight: u16,
@@ -354,6 +371,46 @@ impl StatusPattern {
         match self {
             Self::Code(code) => status == code,
             Self::Class(class) => status / 100 == class,
+        }
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// The port of GUE (IANA).
+    pub const PORT: u16 = 6080;
+
+    /// The network that the outer source is spread over on the way to a backend.
+    pub fn source_to(&self, backend: IpAddr) -> Option<Prefix> {
+        let same = |prefix: &&Prefix| prefix.address.is_ipv4() == backend.is_ipv4();
+        self.source.iter().find(same).copied()
+    }
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self { port: Self::PORT, source: Vec::new() }
+    }
+}
+
+// === impl Forward ===
+
+impl Forward {
+    /// Whether a header is put before packets.
+    pub const fn is_tunnel(self) -> bool {
+        match self {
+            Self::L2 => false,
+            Self::Ipip | Self::Gue => true,
+        }
+    }
+
+    /// The mode as the configuration names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::Ipip => "ipip",
+            Self::Gue => "gue",
         }
     }
 }

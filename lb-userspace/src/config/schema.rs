@@ -21,7 +21,7 @@ use super::{
     },
     reader::Table,
     schedule::program_or_none,
-    values, vrrp,
+    tunnel, values, vrrp,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +39,12 @@ const ALGORITHMS: [(&str, Algorithm); 4] = [
     (Algorithm::IpHash.name(), Algorithm::IpHash),
     (Algorithm::RoundRobin.name(), Algorithm::RoundRobin),
     (Algorithm::LeastConn.name(), Algorithm::LeastConn),
+];
+
+const FORWARDS: [(&str, Forward); 3] = [
+    (Forward::L2.name(), Forward::L2),
+    (Forward::Ipip.name(), Forward::Ipip),
+    (Forward::Gue.name(), Forward::Gue),
 ];
 
 /// The whole file.
@@ -239,8 +245,8 @@ fn service(
     let protocol = table.or("protocol", values::word(protocols, &[]), Protocol::Tcp);
     let algorithm = table.or("algorithm", values::word(&ALGORITHMS, &[]), Algorithm::Maglev);
     let affinity = affinity(table, protocol, algorithm);
-    let forward = values::word(&[("l2", Forward::L2)], &["ipip", "gue", "nat"]);
-    let forward = table.or("forward", forward, Forward::L2);
+    let forward = table.or("forward", values::word(&FORWARDS, &["nat"]), Forward::L2);
+    let tunnel = tunnel::tunnel(table, forward);
     let ring = table.or("ring", values::ring, 65_537);
     let idle_timeout = idle_timeout(table, protocol);
     let on_empty = values::word(&[("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)], &["reject"]);
@@ -251,7 +257,7 @@ fn service(
     let panic_threshold = table.or("panic_threshold", values::share, Share::HALF);
     let checked = Checked { port, protocol };
     let health = table.section("health", "in [service.health]", |table| health(table, checked));
-    let backends = backends(table, address);
+    let backends = backends(table, address, forward);
 
     if let Some(name) = &name {
         names.check(table, "name", name.clone(), &format!("service \"{name}\""));
@@ -268,6 +274,7 @@ fn service(
         algorithm: algorithm?,
         affinity: affinity?,
         forward: forward?,
+        tunnel: tunnel?,
         ring: ring?,
         idle_timeout: idle_timeout?,
         on_empty: on_empty?,
@@ -312,7 +319,11 @@ fn idle_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Dur
     }
 }
 
-fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>> {
+fn backends(
+    service: &mut Table<'_>,
+    vip: Option<IpAddr>,
+    forward: Option<Forward>,
+) -> Option<Vec<Backend>> {
     let mut names = Once::default();
     let mut addresses = Once::default();
     service.sections("backend", "in [[service.backend]]", |table| {
@@ -332,15 +343,20 @@ fn backends(service: &mut Table<'_>, vip: Option<IpAddr>) -> Option<Vec<Backend>
         if let Some(address) = address {
             let what = format!("a backend of this service at {address}");
             addresses.check(table, "address", address, &what);
-            check_backend_address(table, address, vip);
+            check_backend_address(table, address, vip, forward);
         }
         Some(Backend { name: name?, address: address?, weight: weight?, backup: backup? })
     })
 }
 
-fn check_backend_address(table: &Table<'_>, address: IpAddr, vip: Option<IpAddr>) {
+fn check_backend_address(
+    table: &Table<'_>,
+    address: IpAddr,
+    vip: Option<IpAddr>,
+    forward: Option<Forward>,
+) {
     let Some(vip) = vip else { return };
-    if address.is_ipv4() != vip.is_ipv4() {
+    if address.is_ipv4() != vip.is_ipv4() && !forward.is_some_and(Forward::is_tunnel) {
         let family = if vip.is_ipv4() { "an IPv4" } else { "an IPv6" };
         let message =
             format!("address: found {address}, expected {family} address like the service's {vip}");

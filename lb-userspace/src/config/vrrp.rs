@@ -232,7 +232,8 @@ fn addresses(table: &mut Table<'_>, version: Option<Version>) -> Option<Vec<Pref
     Some(addresses)
 }
 
-fn prefix(value: &DeValue<'_>) -> Result<Prefix, Refusal> {
+/// An address with the length of its prefix.
+pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, Refusal> {
     let expected = || {
         Refusal::Expected(
             "an address with its prefix length, such as \"192.0.2.10/24\" or \"2001:db8::10/64\""

@@ -5,7 +5,7 @@ use lb_common::{
     slot::Slot,
 };
 
-use super::{BackendId, EventKind, Now, places::Place};
+use super::{BackendId, Entry, EventKind, Now, places::Place};
 use crate::sync::packet::Message;
 
 /// One thing to do.
@@ -61,9 +61,11 @@ pub enum Write {
     /// The place holds no service from now on.
     ServiceGone(Place),
     /// A backend at a number that no slot names, or that is closed.
-    Backend(u16, [u64; 2]),
+    Backend(u16, Entry),
     /// Another destination address for a backend in use: its first word.
     BackendFirst(u16, u64),
+    /// Another MTU for the tunnel of a backend in use.
+    BackendMtu(u16, u32),
     /// No way to the backend for now.
     BackendClosed(u16),
     /// A backend's life.

@@ -9,7 +9,7 @@ use lb_common::{
 };
 
 use super::{
-    Action, BackendState, Core, Live, Now, Write,
+    Action, BackendState, Core, Entry, Live, Now, Write,
     backend::Backend,
     changes::{Admin, Desired},
     places::{Place, Places, buckets_for},
@@ -63,7 +63,7 @@ impl Core {
         let (key, span, meta) = (service.key, service.ring.span(), service.meta);
         let mut writes = vec![Write::Slots(service.ring.indexed())];
         for backend in service.backends.values().chain(service.leaving.values()) {
-            writes.extend(backend.written.map(|words| Write::Backend(backend.number, words)));
+            writes.extend(backend.written.map(|entry| Write::Backend(backend.number, entry)));
             writes.push(Write::Life(backend.number, backend.life));
         }
         self.actions.extend(writes.into_iter().map(Action::Write));
@@ -169,7 +169,7 @@ impl Core {
 fn resumed(
     desired: Desired,
     saved: &SavedBackend,
-    table: (Option<[u64; 2]>, Life),
+    table: (Option<Entry>, Life),
     spec: &Spec,
     now: Now,
 ) -> Backend {
@@ -181,9 +181,8 @@ fn resumed(
     backend
 }
 
-/// The words of a backend's entry, if it is open, and its life.
-fn entry(tables: &dyn Tables, number: u16) -> (Option<[u64; 2]>, Life) {
+/// A backend's entry, if it is open, and its life.
+fn entry(tables: &dyn Tables, number: u16) -> (Option<Entry>, Life) {
     let Some(entry) = tables.backend(number) else { return (None, Life::default()) };
-    let words = [entry.first.load(), entry.link.load()];
-    ((words[1] >> 32 != 0).then_some(words), Life(entry.life.load()))
+    (Entry::load(entry), Life(entry.life.load()))
 }

@@ -163,6 +163,10 @@ impl Core {
             }
         }
         self.service_event(&spec.name, "changed".to_owned());
+        // Packets may be forwarded in another way.
+        for id in self.ids().filter(|id| id.service == spec.name).collect::<Vec<_>>() {
+            self.follow_hop(&id, now);
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use lb_common::layout::Life;
 
 use super::{
-    BackendState, Now,
+    BackendState, Entry, Now,
     changes::{Admin, Desired},
     health::Health,
     saved::{SavedBackend, SavedHealth},
@@ -48,8 +48,8 @@ pub(super) struct Backend {
     pub(super) kept: Option<Kept>,
     /// How far its slow start has come.
     pub(super) slow_start: Option<SlowStart>,
-    /// The two words of its table entry as last written; none while there is no way to it.
-    pub(super) written: Option<[u64; 2]>,
+    /// Its table entry as last written; none while there is no way to it.
+    pub(super) written: Option<Entry>,
     /// Why there is no way to it at the moment, if so.
     pub(super) no_way: Option<String>,
     /// Its state, with what goes with it.
@@ -95,7 +95,7 @@ impl Backend {
     pub(super) fn adopt(
         desired: Desired,
         saved: &SavedBackend,
-        (written, life): (Option<[u64; 2]>, Life),
+        (written, life): (Option<Entry>, Life),
         check: &HealthCheck,
         now: Now,
     ) -> Self {

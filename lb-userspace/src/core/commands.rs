@@ -172,7 +172,7 @@ fn merged(
     let Some(address) = change.address.or(current.map(|c| c.address)) else {
         return invalid("a new backend needs an address (--address)".to_owned());
     };
-    if address.is_ipv4() != service.address.is_ipv4() {
+    if address.is_ipv4() != service.address.is_ipv4() && !service.forward.is_tunnel() {
         return invalid(format!("{address} is not of the family of the VIP {}", service.address));
     }
     let unusable = address.is_unspecified() || address.is_multicast() || address.is_loopback();

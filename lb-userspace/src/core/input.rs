@@ -41,7 +41,8 @@ pub struct HealthReport {
     pub finished: Now,
 }
 
-/// The way to a backend's address: the interface and the Ethernet addresses of the next hop.
+/// The way to a backend's address: the interface and the Ethernet addresses of the next hop, and
+/// what a tunnel needs to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NextHop {
     /// Index of the interface through which frames leave.
@@ -50,6 +51,10 @@ pub struct NextHop {
     pub source: [u8; 6],
     /// The address of the backend, or of the gateway to it.
     pub destination: [u8; 6],
+    /// This host's address on that way, as the route says: where tunnels begin.
+    pub local: Option<IpAddr>,
+    /// The largest packet that the way carries, in bytes from its IP header on.
+    pub mtu: u32,
 }
 
 /// What the kernel knows of the way to an address.

@@ -14,6 +14,7 @@ mod backend;
 pub mod changes;
 pub mod command;
 mod commands;
+mod entry;
 pub mod event;
 pub mod explain;
 mod flow_table;
@@ -42,11 +43,12 @@ mod tests;
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use lb_common::{layout::BackendEntry, steer::Tables};
+use lb_common::steer::Tables;
 
 pub use self::{
     action::*,
     command::*,
+    entry::Entry,
     event::*,
     explain::*,
     flow_table::Fullness,
@@ -72,7 +74,7 @@ use self::{
     slow_start::SlowStart,
     suspicion::{Fall, Suspicion},
 };
-use crate::config::{Config, Limits, Name};
+use crate::config::{Config, Limits, Name, Service as Spec};
 
 /// All state of the controller.
 #[derive(Debug, Clone)]
@@ -315,22 +317,26 @@ impl Core {
     fn follow_hop(&mut self, id: &BackendId, now: Now) {
         let Some(service) = self.services.get_mut(&id.service) else { return };
         let Some(backend) = service.backends.get_mut(&id.backend) else { return };
-        let what = match self.hops.get(&backend.spec.address) {
+        let address = backend.spec.address;
+        let way = match self.hops.get(&address) {
             None => return,
-            Some(Ok(hop)) => {
+            Some(Ok(hop)) => Entry::new(&service.spec, address, hop).map(|entry| (hop, entry)),
+            Some(Err(reason)) => Err(reason.clone()),
+        };
+        let what = match way {
+            Ok((hop, entry)) => {
                 backend.no_way = None;
-                let words = BackendEntry::words(hop.destination, hop.source, hop.interface);
-                let writes = entry_writes(backend.number, backend.written, words);
+                let writes = entry.writes(backend.number, backend.written);
                 if writes.is_empty() {
                     None
                 } else {
                     service.touched = true;
-                    backend.written = Some(words);
+                    backend.written = Some(entry);
                     self.actions.extend(writes.into_iter().map(Action::Write));
-                    Some(describe(hop))
+                    Some(describe(hop, &service.spec))
                 }
             }
-            Some(Err(reason)) => {
+            Err(reason) => {
                 // A way that is not known yet is no event; one that is lost is, once.
                 let lost = backend.no_way.is_none() && backend.written.is_some();
                 backend.no_way = Some(reason.clone());
@@ -406,21 +412,12 @@ fn by_address(services: &Services) -> HashMap<IpAddr, Vec<BackendId>> {
     found
 }
 
-/// The writes that bring a backend's entry to `words`, safe for packets that read it meanwhile.
-fn entry_writes(number: u16, written: Option<[u64; 2]>, words: [u64; 2]) -> Vec<Write> {
-    match written {
-        Some(old) if old == words => Vec::new(),
-        // A new neighbour or gateway on the same interface: one word, so nothing can be half.
-        Some([_, link]) if link == words[1] => vec![Write::BackendFirst(number, words[0])],
-        // Another interface changes both words. Closed, no packet reads the first one.
-        Some(_) => {
-            vec![Write::BackendClosed(number), Write::Grace, Write::Backend(number, words)]
-        }
-        None => vec![Write::Backend(number, words)],
-    }
-}
-
-fn describe(hop: &NextHop) -> String {
+fn describe(hop: &NextHop, spec: &Spec) -> String {
     let [a, b, c, d, e, f] = hop.destination;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} on interface {}", hop.interface)
+    let way =
+        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} on interface {}", hop.interface);
+    if spec.forward.is_tunnel() {
+        return format!("{way}, by {} with an MTU of {}", spec.forward.name(), hop.mtu);
+    }
+    way
 }

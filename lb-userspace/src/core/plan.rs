@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use lb_common::{layout::BackendEntry, slot::Slot};
+use lb_common::slot::Slot;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendId, BackendState, Checks, Command, CommandError, Core, Now, recorded::Recorded,
+    BackendId, BackendState, Checks, Command, CommandError, Core, Entry, Now, recorded::Recorded,
     service::Service,
 };
 use crate::config::Name;
@@ -89,7 +89,7 @@ impl Core {
             return false;
         }
         backend.health = Checks::Up;
-        backend.written.get_or_insert(BackendEntry::words([2; 6], [2; 6], 1));
+        backend.written.get_or_insert(Entry::assumed());
         self.reassess(id, None, now);
         true
     }

@@ -103,7 +103,13 @@ fn config(services: &[&str]) -> Config {
 fn hop(address: IpAddr) -> NextHop {
     let IpAddr::V4(v4) = address else { unreachable!("tests use IPv4") };
     let [a, b, c, d] = v4.octets();
-    NextHop { interface: 3, source: [2, 0, 0, 0, 0, 1], destination: [2, 1, a, b, c, d] }
+    NextHop {
+        interface: 3,
+        source: [2, 0, 0, 0, 0, 1],
+        destination: [2, 1, a, b, c, d],
+        local: Some(Ipv4Addr::new(10, 255, 0, 1).into()),
+        mtu: 1500,
+    }
 }
 
 impl World {
@@ -326,8 +332,7 @@ impl World {
                     let backend = known.get(&slot.owner()).expect("an owner is a known backend");
                     assert!(backend.ring_weight() > 0, "{:?}", backend.state);
                     let entry = self.tables.backend(slot.owner()).unwrap();
-                    let written = [entry.first.load(), entry.link.load()];
-                    assert_eq!(Some(written), backend.written);
+                    assert_eq!(Entry::load(entry), backend.written);
                 }
                 if let Prior::Moving(prior) = slot.prior() {
                     assert!(known[&prior].life.lives(), "a prior that died protects nothing");

@@ -20,7 +20,7 @@ use lb_common::{
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{error::Error, grace};
-use crate::core::{Write, places::Place};
+use crate::core::{Entry, Write, places::Place};
 
 /// One array map, mapped. `T` is made of [`lb_common::word`] words, so shared references may be
 /// read and written while the kernel reads.
@@ -144,8 +144,11 @@ impl Mapped {
                     entry.head.store(0);
                 }
             }
-            Write::Backend(number, [first, link]) => {
+            Write::Backend(number, Entry { words: [first, link], tunnel }) => {
                 if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    if let Some(tunnel) = tunnel {
+                        entry.tunnel.store(tunnel);
+                    }
                     entry.first.store(*first);
                     // Last: with its interface the entry is open.
                     entry.link.store(*link);
@@ -154,6 +157,11 @@ impl Mapped {
             Write::BackendFirst(number, first) => {
                 if let Some(entry) = self.backends.get(usize::from(*number)) {
                     entry.first.store(*first);
+                }
+            }
+            Write::BackendMtu(number, mtu) => {
+                if let Some(entry) = self.backends.get(usize::from(*number)) {
+                    entry.tunnel.mtu.store(*mtu);
                 }
             }
             Write::BackendClosed(number) => {

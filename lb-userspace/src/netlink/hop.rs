@@ -24,6 +24,17 @@ pub(super) struct Hop {
     pub(super) address: IpAddr,
 }
 
+/// The kernel's route to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Where frames go first.
+    pub(super) hop: Hop,
+    /// The address that this host's own packets on this way come from.
+    pub(super) source: Option<IpAddr>,
+    /// The largest packet that may go there, where the route says so; else it is the interface's.
+    pub(super) mtu: Option<u32>,
+}
+
 /// The state of the kernel's entry for a neighbour, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Neighbour {

@@ -25,7 +25,7 @@ use rtnetlink::{
 use super::{
     LinkReport,
     error::Error,
-    hop::{Hop, Neighbour},
+    hop::{Hop, Neighbour, Route},
     message,
 };
 
@@ -162,7 +162,7 @@ impl Kernel {
     pub(super) async fn route(
         &self,
         address: std::net::IpAddr,
-    ) -> Result<Result<Hop, String>, Error> {
+    ) -> Result<Result<Route, String>, Error> {
         let mut question = RouteMessage::default();
         (question.header.address_family, question.header.destination_prefix_length) =
             if address.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };

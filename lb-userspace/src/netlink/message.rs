@@ -9,13 +9,14 @@ use rtnetlink::packet_route::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
     route::{
-        RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteType as Kind, RouteVia,
+        RouteAddress, RouteAttribute, RouteLwEnCapType, RouteMessage, RouteMetric,
+        RouteType as Kind, RouteVia,
     },
 };
 
 use super::{
     LinkReport,
-    hop::{Hop, Neighbour},
+    hop::{Hop, Neighbour, Route},
 };
 
 /// The interface a message tells of. None for messages that are about something else: a bridge's
@@ -89,7 +90,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(Hop, Neighbour)> 
 }
 
 /// The first hop of the kernel's route to `address`, or why a frame cannot be sent along it.
-pub(super) fn route(address: IpAddr, message: &RouteMessage) -> Result<Hop, String> {
+pub(super) fn route(address: IpAddr, message: &RouteMessage) -> Result<Route, String> {
     match message.header.kind {
         Kind::Unicast => {}
         Kind::Local | Kind::Anycast => {
@@ -104,6 +105,7 @@ pub(super) fn route(address: IpAddr, message: &RouteMessage) -> Result<Hop, Stri
     }
     let mut interface = None;
     let mut gateway = None;
+    let (mut source, mut mtu) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
@@ -111,6 +113,14 @@ pub(super) fn route(address: IpAddr, message: &RouteMessage) -> Result<Hop, Stri
             | RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
             RouteAttribute::Gateway(RouteAddress::Inet6(v6))
             | RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::EncapType(kind) if *kind != RouteLwEnCapType::None => {
                 return Err(format!("the route to {address} goes into a tunnel"));
             }
@@ -118,7 +128,8 @@ pub(super) fn route(address: IpAddr, message: &RouteMessage) -> Result<Hop, Stri
         }
     }
     let interface = interface.ok_or_else(|| NO_ROUTE.to_owned())?;
-    Ok(Hop { interface, address: gateway.unwrap_or(address) })
+    let hop = Hop { interface, address: gateway.unwrap_or(address) };
+    Ok(Route { hop, source, mtu })
 }
 
 /// What the kernel means when it refuses to look up a route: its route types have an error each
@@ -205,13 +216,30 @@ mod tests {
     #[test]
     fn the_hop_is_the_gateway_or_the_address_itself() {
         let on_link = route_message(Kind::Unicast, vec![RouteAttribute::Oif(3)]);
-        assert_eq!(route(BACKEND, &on_link), Ok(Hop { interface: 3, address: BACKEND }));
+        let hop = Hop { interface: 3, address: BACKEND };
+        assert_eq!(route(BACKEND, &on_link), Ok(Route { hop, source: None, mtu: None }));
         let gateway: std::net::Ipv6Addr = "fe80::1".parse().expect("an address");
         let via = route_message(
             Kind::Unicast,
             vec![RouteAttribute::Via(RouteVia::Inet6(gateway)), RouteAttribute::Oif(4)],
         );
-        assert_eq!(route(BACKEND, &via), Ok(Hop { interface: 4, address: gateway.into() }));
+        let hop = Hop { interface: 4, address: gateway.into() };
+        assert_eq!(route(BACKEND, &via).map(|route| route.hop), Ok(hop));
+    }
+
+    #[test]
+    fn a_route_says_whence_its_packets_come_and_how_large_they_may_be() {
+        let source = std::net::Ipv4Addr::new(10, 0, 0, 254);
+        let message = route_message(
+            Kind::Unicast,
+            vec![
+                RouteAttribute::Oif(3),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)),
+                RouteAttribute::Metrics(vec![RouteMetric::Advmss(1000), RouteMetric::Mtu(1400)]),
+            ],
+        );
+        let route = route(BACKEND, &message).expect("a route");
+        assert_eq!((route.source, route.mtu), (Some(source.into()), Some(1400)));
     }
 
     #[test]

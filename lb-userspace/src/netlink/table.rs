@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     LinkReport, NetlinkReport,
-    hop::{Hop, Known, Neighbour, Pursuit},
+    hop::{Hop, Known, Neighbour, Pursuit, Route},
     message::NO_ROUTE,
 };
 use crate::core::{NextHop, NextHopReport};
@@ -31,7 +31,7 @@ pub(super) struct Table {
 struct Watched {
     /// Tells an address that was taken off and put back from one that stayed.
     since: u64,
-    route: Option<Result<Hop, String>>,
+    route: Option<Result<Route, String>>,
     /// The interface of its latest route.
     interface: Option<u32>,
     reported: Option<Result<NextHop, String>>,
@@ -70,13 +70,13 @@ impl Table {
         self.watched.keys().copied()
     }
 
-    /// Takes in the route to an address: its first hop, or why there is none.
-    pub(super) fn route(&mut self, address: IpAddr, route: Result<Hop, String>, now: Instant) {
+    /// Takes in the route to an address, or why there is none.
+    pub(super) fn route(&mut self, address: IpAddr, route: Result<Route, String>, now: Instant) {
         if !self.watched.contains_key(&address) {
             return;
         }
         self.leave_hop(address);
-        if let Ok(hop) = &route {
+        if let Ok(Route { hop, .. }) = &route {
             let usable = self.can_send(hop.interface);
             let entry = self.neighbours.get(hop).copied();
             let shared = self.hops.entry(*hop).or_insert_with(|| {
@@ -87,7 +87,8 @@ impl Table {
             shared.addresses.insert(address);
         }
         if let Some(watched) = self.watched.get_mut(&address) {
-            watched.interface = route.as_ref().ok().map(|hop| hop.interface).or(watched.interface);
+            watched.interface =
+                route.as_ref().ok().map(|route| route.hop.interface).or(watched.interface);
             watched.route = Some(route);
         }
         self.report(address);
@@ -190,10 +191,10 @@ impl Table {
     }
 
     fn leave_hop(&mut self, address: IpAddr) {
-        let Some(Watched { route: Some(Ok(hop)), .. }) = self.watched.get(&address) else {
+        let Some(Watched { route: Some(Ok(route)), .. }) = self.watched.get(&address) else {
             return;
         };
-        let hop = *hop;
+        let hop = route.hop;
         if let Some(shared) = self.hops.get_mut(&hop) {
             shared.addresses.remove(&address);
             if shared.addresses.is_empty() {
@@ -221,8 +222,8 @@ impl Table {
     /// The way to an address, as far as it is known; none before its route was looked up.
     fn outcome(&self, address: IpAddr) -> Option<Result<NextHop, String>> {
         let watched = self.watched.get(&address)?;
-        let hop = match watched.route.as_ref()? {
-            Ok(hop) => hop,
+        let Route { hop, source, mtu } = match watched.route.as_ref()? {
+            Ok(route) => route,
             Err(reason) => return Some(Err(self.blame_link(watched.interface, reason))),
         };
         let Some(link) = self.links.get(&hop.interface) else {
@@ -242,9 +243,13 @@ impl Table {
         };
         let protocol = if hop.address.is_ipv4() { "ARP" } else { "neighbour discovery" };
         Some(match self.hops.get(hop)?.pursuit.known() {
-            Known::Mac(mac) => {
-                Ok(NextHop { interface: hop.interface, source: link.mac, destination: *mac })
-            }
+            Known::Mac(mac) => Ok(NextHop {
+                interface: hop.interface,
+                source: link.mac,
+                destination: *mac,
+                local: *source,
+                mtu: mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
+            }),
             Known::Nothing => Err(format!("waiting for {whom} to answer {protocol} on {name}")),
             Known::Failed => Err(format!("{whom} does not answer {protocol} on {name}")),
             Known::Refused(reason) => Err(format!("cannot find {whom} on {name}: {reason}")),

@@ -18,6 +18,11 @@ fn hop(interface: u32, address: &str) -> Hop {
     Hop { interface, address: ip(address) }
 }
 
+/// A route by a hop, from this host's address, that carries less than its interface.
+fn on(hop: Hop) -> Route {
+    Route { hop, source: Some(ip("10.0.0.254")), mtu: Some(1400) }
+}
+
 /// A table with eth1 up that watches `addresses`, and nothing reported yet.
 fn watching(addresses: &[&str], now: Instant) -> Table {
     let mut table = Table::default();
@@ -52,7 +57,7 @@ fn an_address_on_the_link_waits_is_found_and_is_lost() {
     let now = Instant::now();
     let mut table = watching(&["10.0.0.2"], now);
     let backend = hop(1, "10.0.0.2");
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     assert_eq!(told(&mut table), [lost("10.0.0.2", "waiting for 10.0.0.2 to answer ARP on eth1")]);
     assert_eq!(table.questions(now, 10), [backend]);
     table.asked(backend, Ok(()), now);
@@ -73,8 +78,8 @@ fn addresses_behind_one_gateway_share_its_fate_and_its_questions() {
     let now = Instant::now();
     let mut table = watching(&["172.16.0.1", "172.16.0.2"], now);
     let gateway = hop(1, "10.0.0.254");
-    table.route(ip("172.16.0.1"), Ok(gateway), now);
-    table.route(ip("172.16.0.2"), Ok(gateway), now);
+    table.route(ip("172.16.0.1"), Ok(on(gateway)), now);
+    table.route(ip("172.16.0.2"), Ok(on(gateway)), now);
     table.take_reports();
     assert_eq!(table.questions(now, 10), [gateway]);
     table.neighbour(gateway, Some(Neighbour::Kept(MAC)), now);
@@ -90,7 +95,7 @@ fn a_neighbour_that_the_kernel_knows_already_is_found_without_asking() {
     let mut table = watching(&["fd00::2"], now);
     let backend = hop(1, "fd00::2");
     table.neighbour(backend, Some(Neighbour::Kept(MAC)), now);
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     assert_eq!(told(&mut table), [found("fd00::2", MAC)]);
     assert_eq!(table.next_question(), None);
 }
@@ -101,7 +106,7 @@ fn a_link_that_goes_down_is_the_reason_and_its_neighbours_are_sought_anew_after(
     let mut table = watching(&["10.0.0.2"], now);
     let backend = hop(1, "10.0.0.2");
     table.neighbour(backend, Some(Neighbour::Kept(MAC)), now);
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     table.take_reports();
     table.link(link(1, false), now);
     table.neighbour(backend, None, now);
@@ -113,7 +118,7 @@ fn a_link_that_goes_down_is_the_reason_and_its_neighbours_are_sought_anew_after(
     table.link(link(1, true), now);
     table.route(backend.address, Err("no route".to_owned()), now);
     assert_eq!(told(&mut table), [lost("10.0.0.2", "no route")], "no longer the link's fault");
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     assert_eq!(table.questions(now, 10), [backend]);
 }
 
@@ -123,10 +128,16 @@ fn a_new_mac_of_ours_is_a_new_next_hop() {
     let mut table = watching(&["10.0.0.2"], now);
     let backend = hop(1, "10.0.0.2");
     table.neighbour(backend, Some(Neighbour::Kept(MAC)), now);
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     table.take_reports();
     table.link(LinkReport { mac: OTHER, ..link(1, true) }, now);
-    let next_hop = NextHop { interface: 1, source: OTHER, destination: MAC };
+    let next_hop = NextHop {
+        interface: 1,
+        source: OTHER,
+        destination: MAC,
+        local: Some(ip("10.0.0.254")),
+        mtu: 1400,
+    };
     assert!(table.take_reports().contains(&NetlinkReport::NextHop(NextHopReport {
         address: backend.address,
         outcome: Ok(next_hop),
@@ -138,7 +149,7 @@ fn an_interface_without_ethernet_is_refused() {
     let now = Instant::now();
     let mut table = watching(&["10.0.0.2"], now);
     table.link(LinkReport { ethernet: false, ..link(2, true) }, now);
-    table.route(ip("10.0.0.2"), Ok(hop(2, "10.0.0.2")), now);
+    table.route(ip("10.0.0.2"), Ok(on(hop(2, "10.0.0.2"))), now);
     let reason = "10.0.0.2 lies behind eth2, which is not Ethernet";
     assert_eq!(told(&mut table), [lost("10.0.0.2", reason)]);
     assert_eq!(table.next_question(), None);
@@ -150,12 +161,12 @@ fn an_address_taken_off_is_silent_and_one_put_back_is_told_again() {
     let mut table = watching(&["10.0.0.2"], now);
     let backend = hop(1, "10.0.0.2");
     table.neighbour(backend, Some(Neighbour::Kept(MAC)), now);
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     table.take_reports();
     // Off and on again between two looks of ours: only the number tells.
     let again: BTreeMap<IpAddr, u64> = [(backend.address, 3)].into();
     assert_eq!(table.watch(&again), [backend.address]);
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     assert_eq!(told(&mut table), [found("10.0.0.2", MAC)]);
     assert!(table.watch(&BTreeMap::new()).is_empty());
     table.neighbour(backend, Some(Neighbour::Failed), now);
@@ -171,7 +182,7 @@ fn a_resync_reports_what_changed_and_what_is_gone() {
     table.set_links(vec![link(1, true), link(2, true)], now);
     assert_eq!(table.take_reports(), [NetlinkReport::Link(link(2, true))]);
     let backend = hop(1, "10.0.0.2");
-    table.route(backend.address, Ok(backend), now);
+    table.route(backend.address, Ok(on(backend)), now);
     table.take_reports();
     table.set_neighbours(vec![(backend, Neighbour::Stale(MAC))], now);
     assert_eq!(told(&mut table), [found("10.0.0.2", MAC)]);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use weir::{
     config::{self, Name},
     core::{
-        BackendChange, BackendId, Command, Core, Expect, HealthReport, NextHop, Now,
+        BackendChange, BackendId, Command, Core, Expect, HealthReport, Now,
         sweep::{Order, Swept},
     },
 };
@@ -23,7 +23,7 @@ use super::{
     program::{from_the_next, set_slots},
     quantile,
 };
-use crate::program::{INGRESS, OWN_MAC, Program, Verdict, object};
+use crate::program::{Program, Verdict, object, to_us};
 
 /// Flows in the swept table.
 const RECORDS: u32 = 262_144;
@@ -140,7 +140,7 @@ fn case(backends: u32) -> Case {
 
 fn program(case: &Case) -> Result<Program> {
     let config = config::parse(&case.configuration(), "bench.toml")?;
-    Program::new(config, |_| NextHop { interface: INGRESS, source: OWN_MAC, destination: OWN_MAC })
+    Program::new(config, to_us)
 }
 
 /// Milliseconds from inputs to written tables.

@@ -12,10 +12,7 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use weir::{
-    config,
-    core::{NextHop, Write},
-};
+use weir::{config, core::Write};
 
 use super::{
     case::{self, Case, State},
@@ -23,7 +20,7 @@ use super::{
     quantile,
     report::{Counts, Measured, Report},
 };
-use crate::program::{INGRESS, Instance, OWN_MAC, Program, Verdict};
+use crate::program::{Instance, Program, Verdict, to_us};
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +99,6 @@ impl Subject {
     fn new(object: &[u8], case: &Case, effort: Effort) -> Result<Self> {
         let config = config::parse(&case.configuration(), "bench.toml")?;
         // The next run sees the frame as addressed to us, should a program not restore it.
-        let to_us = |_| NextHop { interface: INGRESS, source: OWN_MAC, destination: OWN_MAC };
         let program = Program::with_object(object, config, to_us)?;
         let mut instances = Vec::new();
         for _ in 0..effort.instances {

@@ -5,19 +5,20 @@ use std::cell::RefCell;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep, icmpv4};
 use lb_common::{
-    flow::{self, Flow, mac_word},
-    icmp::{self, Message},
-    layout::{BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket},
-    packet::Packet,
+    layout::{
+        BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket, Tunnel, TunnelKind,
+    },
     reason::{Reason, Refusal},
-    rewrite,
     slot::Slot,
-    steer::{self, Flows, Stage, Tables},
+    steer::{Flows, Stage, Tables},
 };
 use proptest::{collection::vec, prelude::*};
-use weir_lab::program::{INGRESS, OWN_MAC, Program, Verdict, same_interface};
+use weir_lab::{
+    host,
+    program::{INGRESS, OWN_MAC, Program, Verdict, same_interface},
+};
 
-use crate::scene::CLIENT_MAC;
+use crate::scene::{CLIENT_MAC, open_tunnel};
 
 /// Settled slots alone, so that nothing depends on what came before.
 const CONFIG: &str = r#"
@@ -110,37 +111,9 @@ impl Flows for Host<'_> {
     fn count(&self, _: &Load, _: i64) {}
 }
 
-fn is_ours(mac: u64) -> bool {
-    mac == mac_word(OWN_MAC)
-}
-
 /// What the rules make of a frame on the host.
-fn on_the_host(program: &Program, frame: &mut [u8]) -> Result<u32, Reason> {
-    let mut packet = Packet::new(frame);
-    let tables = Host(&*program.tables.mapped);
-    let flow = match flow::parse(&packet, is_ours) {
-        Err(Reason::Icmp) => about(program, &mut packet)?,
-        parsed => parsed?,
-    };
-    let way = steer::steer(&tables, &program.id.parameters(), &flow)?;
-    rewrite::l2(&mut packet, way.backend)
-}
-
-/// The flow that an error is about; a ping is answered.
-fn about(program: &Program, packet: &mut Packet<'_>) -> Result<Flow, Reason> {
-    let tables = Host(&*program.tables.mapped);
-    let ipv6 = flow::is_ipv6(packet, is_ours);
-    match if ipv6 { icmp::read_ipv6(packet) } else { icmp::read_ipv4(packet) }? {
-        Message::Error(flow) => {
-            let known = steer::steer(&tables, &program.id.parameters(), &flow);
-            if matches!(known, Err(Reason::NoService)) { Err(Reason::Icmp) } else { Ok(flow) }
-        }
-        Message::Echo(key) => {
-            let answer = if ipv6 { icmp::answer_ipv6 } else { icmp::answer_ipv4 };
-            let wanted = steer::answers_ping(&tables, &program.id.parameters(), key);
-            Err(if wanted && answer(packet) { Reason::Ping } else { Reason::Icmp })
-        }
-    }
+fn on_the_host(program: &Program, frame: &[u8]) -> (Result<u32, Reason>, Vec<u8>) {
+    host::forward(&Host(&*program.tables.mapped), &program.id.parameters(), frame)
 }
 
 /// Good packets, of which arbitrary ones are made.
@@ -258,23 +231,20 @@ fn newly_counted(program: &Program, before: &[u64]) -> Option<Reason> {
     risen.next().map(|(count, _)| count.reason)
 }
 
-#[test]
-fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
-    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
-    let program = RefCell::new(Program::new(config, same_interface).unwrap());
-    let cases =
-        ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() };
+/// Asks both, and compares.
+fn agree(program: Program, cases: u32) {
+    let program = RefCell::new(program);
+    let cases = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(cases, |(frame in arbitrary())| {
         let mut program = program.borrow_mut();
-        let mut expected = frame.clone();
-        let outcome = on_the_host(&program, &mut expected);
+        let (outcome, expected) = on_the_host(&program, &frame);
         let counts = program.tables.counters.reasons();
         let before: Vec<u64> = counts.iter().map(|count| count.packets).collect();
         let (verdict, out) = program.run(&frame).unwrap();
         match outcome {
             Ok(interface) => {
                 prop_assert_eq!((interface, verdict), (INGRESS, Verdict::Tx));
-                prop_assert_eq!(&out[12..], &frame[12..]);
+                prop_assert_eq!(&out[out.len() - frame.len() + 14..], &frame[14..]);
             }
             Err(reason) => {
                 prop_assert_eq!(Some(reason), newly_counted(&program, &before));
@@ -289,4 +259,32 @@ fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
         }
         prop_assert_eq!(out, expected);
     });
+}
+
+#[test]
+fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
+    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
+    agree(Program::new(config, same_interface).unwrap(), 4000);
+}
+
+#[test]
+fn so_they_do_on_what_goes_through_tunnels() {
+    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
+    let program = Program::new(config, same_interface).unwrap();
+    let kinds = [
+        TunnelKind::ipip(false),
+        TunnelKind::gue(true, 6080),
+        TunnelKind::ipip(true),
+        TunnelKind::gue(false, 6080),
+    ];
+    for (number, kind) in (0..).zip(kinds) {
+        // Some of the packets are larger.
+        let mtu = 110;
+        let spread = u32::from_le_bytes([0, 0, 0xFF, 0xFF]);
+        let [source, destination] =
+            [1, 2].map(|n| if kind.is_ipv6() { [n; 4] } else { [n, 0, 0, 0] });
+        let tunnel = Tunnel { kind, mtu, spread, source, destination };
+        open_tunnel(&program, number, &tunnel);
+    }
+    agree(program, 2000);
 }

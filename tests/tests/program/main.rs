@@ -9,4 +9,5 @@ mod passing;
 mod records;
 mod scene;
 mod steering;
+mod tunnel;
 mod virtual_macs;

@@ -3,6 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::PacketBuilder;
+use lb_common::{
+    layout::{BackendEntry, Tunnel},
+    steer::Tables as _,
+};
 use weir::core::{BackendId, HealthReport, Now};
 use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of, same_interface};
 
@@ -160,6 +164,13 @@ pub(crate) fn reached(program: &mut Program, frame: &[u8]) -> u8 {
     let (verdict, out) = program.run(frame).unwrap();
     assert_eq!(verdict, Verdict::Tx);
     (1..=9).find(|last| out[..6] == backend_mac(*last)).expect("a backend's address")
+}
+
+/// Has a backend's packets go through a tunnel.
+pub(crate) fn open_tunnel(program: &Program, number: u16, tunnel: &Tunnel) {
+    let entry = program.tables.mapped.backend(number).expect("the backend's entry");
+    entry.tunnel.store(tunnel);
+    entry.link.store(entry.link.load() | BackendEntry::TUNNEL);
 }
 
 pub(crate) fn report(

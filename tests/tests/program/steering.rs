@@ -154,7 +154,12 @@ fn a_new_neighbour_is_followed_and_a_lost_interface_never_half() {
     let frame = tcp(1025, VIP, 80);
     assert_eq!(program.run(&frame).unwrap().1[..6], hop.destination);
 
-    let hop = NextHop { interface: 9, source: [2, 8, 8, 8, 8, 8], destination: [2, 7, 7, 7, 7, 7] };
+    let hop = NextHop {
+        interface: 9,
+        source: [2, 8, 8, 8, 8, 8],
+        destination: [2, 7, 7, 7, 7, 7],
+        ..same_interface(address)
+    };
     program.with_core(|core| core.next_hop(NextHopReport { address, outcome: Ok(hop) }, now()));
     let (verdict, out) = program.run(&frame).unwrap();
     assert_eq!(verdict, Verdict::Redirect);

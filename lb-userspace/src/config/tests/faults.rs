@@ -144,7 +144,29 @@ fn values_of_a_service() {
              \"ip_hash\", which then record none"
                 .into(),
         ),
-        ("forward = \"nat\"", format!("7:11: forward = \"nat\" {unsupported} \"l2\"")),
+        (
+            "tunnel = { port = 1 }",
+            "7:1: tunnel belongs to services with forward = \"ipip\" or \"gue\"; leave it out".into(),
+        ),
+        (
+            "forward = \"ipip\"\ntunnel = { port = 1 }",
+            "8:12: port belongs to tunnels of \"gue\", this one is \"ipip\"".into(),
+        ),
+        (
+            "forward = \"gue\"\ntunnel = { port = 0 }",
+            "8:19: port: found 0, expected a whole number from 1 to 65535".into(),
+        ),
+        (
+            "forward = \"gue\"\ntunnel = { source = [\"10.255.0.1/16\"] }",
+            "8:22: source: found \"10.255.0.1/16\", expected a network, whose bits behind the \
+             prefix of 16 are zero, such as \"10.255.0.0/16\""
+                .into(),
+        ),
+        (
+            "forward = \"gue\"\ntunnel = { source = [\"10.1.0.0/16\", \"10.2.0.0/16\"] }",
+            "8:21: source: found several networks of a family, expected one at most".into(),
+        ),
+        ("forward = \"nat\"", format!("7:11: forward = \"nat\" {unsupported} \"l2\", \"ipip\" or \"gue\"")),
         (
             "on_empty = \"reject\"",
             format!("7:12: on_empty = \"reject\" {unsupported} \"drop\" or \"pass\""),
@@ -446,7 +468,7 @@ flows = "many"
              \"192.0.2.10\", without port or prefix length",
             "7:8: port: found 65536, expected a whole number from 0 to 65535",
             "8:1: unknown key \"weight\" in [[service]]; known are name, address, port, protocol, \
-             algorithm, affinity, forward, ring, idle_timeout, on_empty, ping, slow_start, \
+             algorithm, affinity, forward, tunnel, ring, idle_timeout, on_empty, ping, slow_start, \
              panic_threshold, health, backend",
             "10:8: type: found \"htp\", expected \"tcp\", \"http\", \"https\", \"script\" or \
              \"none\"; did you mean \"http\"?",

@@ -42,6 +42,7 @@ fn defaults() {
             algorithm: Algorithm::Maglev,
             affinity: true,
             forward: Forward::L2,
+            tunnel: Tunnel::default(),
             ring: 65_537,
             idle_timeout: Duration::from_secs(3600),
             on_empty: OnEmpty::Drop,
@@ -53,6 +54,18 @@ fn defaults() {
         }
     );
     assert_eq!(config.service(&Name::new("mail").unwrap()), None);
+}
+
+#[test]
+fn tunnels() {
+    let ipip = "forward = \"ipip\"\n[[service.backend]]\nname = \"a\"\naddress = \"2001:db8::1\"";
+    let other_family = service(ipip);
+    assert_eq!((other_family.forward, other_family.tunnel.port), (Forward::Ipip, 6080));
+    let gue = service("forward = \"gue\"\ntunnel = { port = 5555, source = [\"10.255.0.0/16\"] }");
+    let network = Prefix { address: [10, 255, 0, 0].into(), length: 16 };
+    assert_eq!(gue.tunnel, Tunnel { port: 5555, source: vec![network] });
+    assert_eq!(gue.tunnel.source_to([10, 0, 0, 1].into()), Some(network));
+    assert_eq!(gue.tunnel.source_to("2001:db8::1".parse().unwrap()), None);
 }
 
 #[test]

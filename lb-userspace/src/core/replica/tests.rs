@@ -105,7 +105,8 @@ impl Node {
     }
 
     fn find(&mut self, address: IpAddr) {
-        let hop = NextHop { interface: 3, source: [2; 6], destination: [4; 6] };
+        let hop =
+            NextHop { interface: 3, source: [2; 6], destination: [4; 6], local: None, mtu: 1500 };
         let now = self.now();
         self.core.next_hop(NextHopReport { address, outcome: Ok(hop) }, now);
         self.settle();

@@ -1,6 +1,9 @@
 //! What checks and neighbours say of backends, and where flows go by it.
 
+use lb_common::layout::BackendEntry;
+
 use super::*;
+use crate::config::Forward;
 
 #[test]
 fn a_backend_serves_once_it_is_found_and_checked() {
@@ -48,6 +51,30 @@ fn an_event_says_what_happened_and_how_many_slots_moved() {
         .sum();
     // Half of 1009 slots, as Maglev divides them.
     assert!((495..515).contains(&moved), "{moved}");
+}
+
+#[test]
+fn a_reload_that_puts_a_tunnel_on_the_way_closes_the_entry_first() {
+    let mut world = two();
+    let number =
+        world.core.services.values().next().unwrap().backends.values().next().unwrap().number;
+    let now = world.now();
+    for forward in [Forward::Gue, Forward::Ipip, Forward::L2] {
+        let mut config = world.core.config.clone();
+        config.services[0].forward = forward;
+        world.core.reload(config, now).unwrap();
+        let of_it = |action: &Action| match action {
+            Action::Write(Write::BackendClosed(n)) if *n == number => Some("closed"),
+            Action::Write(Write::Backend(n, _)) if *n == number => Some("written"),
+            _ => None,
+        };
+        let actions: Vec<_> = world.core.actions.iter().filter_map(of_it).collect();
+        assert_eq!(actions, ["closed", "written"], "{forward:?}");
+        world.carry_out();
+        let entry = world.tables.backend(number).unwrap();
+        assert_eq!(entry.link.load() & BackendEntry::TUNNEL != 0, forward.is_tunnel());
+        assert_eq!(world.ways(WEB), [Ok(A), Ok(B)].into());
+    }
 }
 
 #[test]

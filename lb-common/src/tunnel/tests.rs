@@ -1,0 +1,149 @@
+//! Every header is read back by a library that knows nothing of this crate.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use etherparse::{Ethernet2Header, Ipv4Header, Ipv6Header, PacketBuilder, UdpHeader};
+use proptest::prelude::*;
+
+use super::*;
+use crate::layout::Tunnel;
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const NEXT: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const PORT: u16 = 6080;
+
+fn words(address: u128) -> [u32; 4] {
+    let bytes = address.to_be_bytes();
+    std::array::from_fn(|n| u32::from_le_bytes(bytes[n * 4..][..4].try_into().unwrap()))
+}
+
+fn backend(tunnel: &Tunnel) -> BackendEntry {
+    let entry = BackendEntry::default();
+    let [first, link] = BackendEntry::words(NEXT, OWN, 7);
+    entry.first.store(first);
+    entry.link.store(link | BackendEntry::TUNNEL);
+    entry.tunnel.store(tunnel);
+    entry
+}
+
+/// A packet of a family, whose type of service or traffic class is `service`.
+fn inner(ipv6: bool, service: u8, payload: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN);
+    let payload = vec![7; payload];
+    if ipv6 {
+        let builder = ethernet.ipv6([1; 16], [3; 16], 9).tcp(4000, 80, 1, 1);
+        builder.write(&mut frame, &payload).unwrap();
+        frame[14] |= service >> 4;
+        frame[15] |= service << 4;
+    } else {
+        let builder = ethernet.ipv4([198, 51, 100, 7], [192, 0, 2, 10], 9).udp(4000, 80);
+        builder.write(&mut frame, &payload).unwrap();
+        frame[15] = service;
+    }
+    frame
+}
+
+fn encapsulated(frame: &[u8], tunnel: &Tunnel, hash: u32) -> Result<Vec<u8>, Reason> {
+    let entry = backend(tunnel);
+    let mut frame = frame.to_vec();
+    let plan = plan(&Packet::new(&mut frame), &entry, hash)?;
+    let mut longer = [vec![0xEE; plan.overhead()], frame].concat();
+    assert_eq!(plan.write(&mut Packet::new(&mut longer)), Ok(7), "the interface");
+    Ok(longer)
+}
+
+proptest! {
+    #[test]
+    fn a_header_says_what_the_entry_and_the_packet_say(
+        (ipv6, carries_ipv6, gue) in any::<(bool, bool, bool)>(),
+        (service, payload, hash) in (any::<u8>(), 0..1200usize, any::<u32>()),
+        (source, destination) in any::<(u128, u128)>(),
+        host_bits in 0..33u32,
+    ) {
+        let kind = if gue { TunnelKind::gue(ipv6, PORT) } else { TunnelKind::ipip(ipv6) };
+        let mask = u32::try_from((1u64 << host_bits) - 1).unwrap();
+        let [source, destination] = [source, destination].map(|address| if ipv6 {
+            words(address)
+        } else {
+            [words(address)[0], 0, 0, 0]
+        });
+        let mut network = source;
+        network[if ipv6 { 3 } else { 0 }] &= !mask.swap_bytes();
+        let tunnel =
+            Tunnel { kind, mtu: 1500, spread: mask.swap_bytes(), source: network, destination };
+        let frame = inner(carries_ipv6, service, payload);
+        let out = encapsulated(&frame, &tunnel, hash).unwrap();
+
+        let carried = if carries_ipv6 { 41 } else { 4 };
+        let protocol = if gue { 17 } else { carried };
+        let (ethernet, rest) = Ethernet2Header::from_slice(&out).unwrap();
+        prop_assert_eq!((ethernet.destination, ethernet.source), (NEXT, OWN));
+        let rest = if ipv6 {
+            prop_assert_eq!(ethernet.ether_type.0, 0x86DD);
+            let (header, rest) = Ipv6Header::from_slice(rest).unwrap();
+            prop_assert_eq!(header.traffic_class, service);
+            prop_assert_eq!(header.flow_label.value(), hash & 0xF_FFFF);
+            prop_assert_eq!(usize::from(header.payload_length), rest.len());
+            prop_assert_eq!((header.next_header.0, header.hop_limit), (protocol, 64));
+            let [from, to] = [header.source_addr(), header.destination_addr()].map(Ipv6Addr::to_bits);
+            let mask = u128::from(mask);
+            prop_assert_eq!(words(from & !mask), network);
+            prop_assert_eq!(from & mask, u128::from(hash) & mask);
+            prop_assert_eq!(words(to), destination);
+            rest
+        } else {
+            prop_assert_eq!(ethernet.ether_type.0, 0x0800);
+            let (header, rest) = Ipv4Header::from_slice(rest).unwrap();
+            prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+            prop_assert_eq!(header.dscp.value() << 2 | header.ecn.value(), service);
+            prop_assert_eq!(usize::from(header.payload_len().unwrap()), rest.len());
+            prop_assert_eq!((header.protocol.0, header.time_to_live), (protocol, 64));
+            prop_assert!(header.dont_fragment && !header.is_fragmenting_payload());
+            let [from, to] = [header.source, header.destination].map(Ipv4Addr::from).map(u32::from);
+            prop_assert_eq!((from & !mask).swap_bytes(), network[0]);
+            prop_assert_eq!(from & mask, hash & mask);
+            prop_assert_eq!(to.swap_bytes(), destination[0]);
+            rest
+        };
+        let rest = if gue {
+            let (header, carried) = UdpHeader::from_slice(rest).unwrap();
+            prop_assert!(header.source_port >= 49_152);
+            prop_assert_eq!((header.destination_port, header.checksum), (PORT, 0));
+            prop_assert_eq!(usize::from(header.length), rest.len());
+            carried
+        } else {
+            rest
+        };
+        prop_assert_eq!(rest, &frame[14..], "the packet itself is as it came");
+    }
+}
+
+#[test]
+fn a_packet_fits_up_to_the_mtu_and_not_a_byte_more() {
+    for (ipv6, gue, overhead) in
+        [(false, false, 20), (true, false, 40), (false, true, 28), (true, true, 48)]
+    {
+        let kind = if gue { TunnelKind::gue(ipv6, PORT) } else { TunnelKind::ipip(ipv6) };
+        assert_eq!(super::overhead(kind), overhead);
+        let tunnel = |mtu| Tunnel { kind, mtu, spread: 0, source: [0; 4], destination: [0; 4] };
+        for carries_ipv6 in [false, true] {
+            let frame = inner(carries_ipv6, 0, 400);
+            let length = u32::try_from(frame.len() - 14 + overhead).unwrap();
+            assert!(encapsulated(&frame, &tunnel(length), 1).is_ok());
+            assert_eq!(encapsulated(&frame, &tunnel(length - 1), 1), Err(Reason::TooBig));
+        }
+    }
+}
+
+#[test]
+fn what_pads_a_short_frame_is_not_counted() {
+    let mut frame = inner(false, 0, 1);
+    frame.resize(60, 0);
+    let kind = TunnelKind::gue(false, PORT);
+    let tunnel = Tunnel { kind, mtu: 1500, spread: 0, source: [0; 4], destination: [0; 4] };
+    let out = encapsulated(&frame, &tunnel, 1).unwrap();
+    let (outer, rest) = Ipv4Header::from_slice(&out[14..]).unwrap();
+    assert_eq!(outer.total_len, 20 + 8 + 29);
+    assert_eq!(UdpHeader::from_slice(rest).unwrap().0.length, 8 + 29);
+}
