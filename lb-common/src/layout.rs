@@ -19,6 +19,7 @@
 //! | `HEARTBEAT` | [`Heartbeat`], 64 bytes | none, unless a peer probes |
 //! | `VIRTUAL_MACS` | [`VirtualMacs`], 64 bytes | none, unless a frame is for a virtual router |
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
+//! | `REJECT_PACE` | `u64`, a CPU: see [`crate::pace`] | none, unless a service without backends rejects |
 
 mod flows;
 mod tunnel;
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -171,6 +172,8 @@ impl ServiceMeta {
     /// Beside one of the two above: the protocol has no opening packet (UDP), so a flow that is
     /// not recorded is new, unless its slot is moving.
     pub const UNANNOUNCED: u32 = 1 << 28;
+    /// Without a backend, packets are answered: reset or unreachable (`on_empty = "reject"`).
+    pub const EMPTY_REJECTS: u32 = 1 << 29;
 
     /// The service's number, below 2^24.
     #[inline(always)]
@@ -182,6 +185,13 @@ impl ServiceMeta {
     #[inline(always)]
     pub const fn is_per_flow(self) -> bool {
         self.has(Self::ROUND_ROBIN | Self::LEAST_CONN)
+    }
+
+    /// The same without a flag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, flag: u32) -> Self {
+        Self(self.0 & !flag)
     }
 
     /// Whether a flag is set, or one of several.

@@ -21,6 +21,8 @@ pub unsafe trait Wire {}
 
 // SAFETY: bytes.
 unsafe impl<const N: usize> Wire for [u8; N] {}
+// SAFETY: bytes.
+unsafe impl<const N: usize, const M: usize> Wire for [[u8; N]; M] {}
 // SAFETY: all fields are bytes or arrays of bytes.
 unsafe impl Wire for Ipv4Hdr {}
 // SAFETY: all fields are arrays of bytes.

@@ -33,10 +33,15 @@ pub enum Reason {
     BadTable = 12,
     /// Behind its tunnel's header the packet is larger than the way to the backend carries: dropped.
     TooBig = 13,
-    /// The driver left too little room before the packet for its tunnel's header: dropped.
+    /// The driver left too little room before the packet for a tunnel's or an answer's header: dropped.
     NoHeadroom = 14,
+    /// The service has no backend and its `on_empty` says `reject`, but too many packets were answered
+    /// lately: dropped.
+    RejectLimited = 15,
     /// An echo request to a VIP that is to be pinged: answered.
-    Ping = 15,
+    Ping = 16,
+    /// The service has no backend, and its `on_empty` says `reject`: answered so.
+    Rejected = 17,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -52,7 +57,7 @@ pub enum Refusal {
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
@@ -68,7 +73,9 @@ impl Reason {
         Self::BadTable,
         Self::TooBig,
         Self::NoHeadroom,
+        Self::RejectLimited,
         Self::Ping,
+        Self::Rejected,
     ];
 
     /// What happens to such a packet.
@@ -100,8 +107,10 @@ impl Reason {
             Self::NoNextHop => "no_next_hop",
             Self::BadTable => "bad_table",
             Self::TooBig => "too_big",
+            Self::RejectLimited => "reject_limited",
             Self::NoHeadroom => "no_headroom",
             Self::Ping => "ping",
+            Self::Rejected => "rejected",
         }
     }
 }

@@ -206,16 +206,24 @@ pub fn steer<'t, T: Flows>(
         unsettled(tables, service, slot_index, slot, flow)
     };
     if number == Slot::NONE {
-        return Err(if service.meta.has(ServiceMeta::EMPTY_PASSES) {
-            Reason::NoBackendPass
-        } else {
-            Reason::NoBackend
-        });
+        return Err(empty(service.meta));
     }
     let Some(backend) = tables.backend(number) else {
         return Err(Reason::BadTable);
     };
     Ok(Way { service: service.meta, slot: slot_index, number, backend, why })
+}
+
+/// What becomes of a packet of a service without a backend.
+#[inline(always)]
+const fn empty(meta: ServiceMeta) -> Reason {
+    if meta.has(ServiceMeta::EMPTY_PASSES) {
+        Reason::NoBackendPass
+    } else if meta.has(ServiceMeta::EMPTY_REJECTS) {
+        Reason::Rejected
+    } else {
+        Reason::NoBackend
+    }
 }
 
 /// The rules for a slot that remembers something.

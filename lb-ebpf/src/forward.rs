@@ -20,12 +20,13 @@ use lb_common::{
 use crate::{
     count, echo, icmp, log,
     maps::{self, KernelTables},
-    tunnel,
+    reject, tunnel,
 };
 
 /// In place of an action, from [`forward_ipv6`]: see to it further. What is rare is done after the
 /// return, not within, where the stacks of all three functions would add up to too much.
 const ICMPV6: u32 = 1 << 8;
+const REJECTED_IPV6: u32 = 1 << 9;
 
 /// What becomes of a packet.
 #[inline(always)]
@@ -38,6 +39,7 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
             let (start, end) = packet.bounds();
             return match forward_ipv6(ctx.as_ptr().cast(), start, end) {
                 ICMPV6 => icmp::ipv6(ctx.as_ptr().cast(), start, end),
+                REJECTED_IPV6 => reject::ipv6(ctx.as_ptr().cast(), start, end),
                 action => action,
             };
         }
@@ -53,6 +55,10 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
         Err(Reason::Icmp) => {
             let (start, end) = packet.bounds();
             icmp::ipv4(ctx.as_ptr().cast(), start, end)
+        }
+        Err(Reason::Rejected) => {
+            let (start, end) = packet.bounds();
+            reject::ipv4(ctx.as_ptr().cast(), start, end)
         }
         Err(reason) => refuse(ctx, reason),
     }
@@ -73,6 +79,7 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     match outcome {
         Ok(action) => action,
         Err(Reason::Icmp) => ICMPV6,
+        Err(Reason::Rejected) => REJECTED_IPV6,
         Err(reason) => refuse(&ctx, reason),
     }
 }

@@ -64,6 +64,8 @@ fn deliver(ctx: *mut xdp_md, packet: &mut Packet<'_>, flow: &Flow) -> Result<u32
         Ok(way) => way,
         // About a packet of this host's own.
         Err(Reason::NoService) => return Err(Reason::Icmp),
+        // An error is answered with none (RFC 1122 section 3.2.2).
+        Err(Reason::Rejected) => return Err(Reason::NoBackend),
         Err(reason) => return Err(reason),
     };
     let length = packet.length();

@@ -2,8 +2,8 @@
 //!
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
-//! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), the peers' probes ([`mod@echo`]) and the log
-//! ([`mod@log`]).
+//! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), answers for services without backends
+//! ([`mod@reject`]), the peers' probes ([`mod@echo`]) and the log ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
@@ -11,6 +11,7 @@
     unreachable_pub,
     missing_docs,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     clippy::needless_pass_by_value,
     reason = "what the xdp macro makes of a documented program; words are cut on purpose"
 )]
@@ -22,6 +23,7 @@ mod forward;
 mod icmp;
 mod log;
 mod maps;
+mod reject;
 mod tunnel;
 
 use aya_ebpf::{

@@ -58,6 +58,8 @@ static HEARTBEAT: Array<Heartbeat, 1, MAPPED> = Array::new();
 static VIRTUAL_MACS: Array<VirtualMacs, 1, MAPPED> = Array::new();
 #[btf_map]
 static ECHO_COUNTERS: PerCpuArray<u64, { Outcome::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static REJECT_PACE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
 #[unsafe(no_mangle)]
@@ -278,4 +280,10 @@ pub(crate) fn heartbeat() -> Option<&'static Heartbeat> {
 #[inline(always)]
 pub(crate) fn echo_counter(outcome: Outcome) -> Option<*mut u64> {
     ECHO_COUNTERS.get_ptr_mut(outcome as u32)
+}
+
+/// This CPU's bucket of answers for services without backends: see [`lb_common::pace`].
+#[inline(always)]
+pub(crate) fn reject_pace() -> Option<*mut u64> {
+    REJECT_PACE.get_ptr_mut(0)
 }

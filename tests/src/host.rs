@@ -6,7 +6,7 @@ use lb_common::{
     icmp::{self, Message},
     packet::Packet,
     reason::{Reason, Refusal},
-    rewrite,
+    reject, rewrite,
     steer::{self, Constants, Flows},
     tunnel,
 };
@@ -27,12 +27,26 @@ pub fn forward<T: Flows>(
     let mut out = frame.to_vec();
     match send(tables, constants, &mut out) {
         Ok(Leaving { interface, longer }) => (Ok(interface), longer.unwrap_or(out)),
+        Err(Reason::Rejected) => rejected(out),
         Err(reason) => {
             let answered = reason.refusal() == Refusal::Answer;
             assert!(answered || out == frame, "{}: it was changed", reason.name());
             (Err(reason), out)
         }
     }
+}
+
+/// The answer of a service without backends, if there is one.
+fn rejected(mut frame: Vec<u8>) -> (Result<u32, Reason>, Vec<u8>) {
+    let packet = Packet::new(&mut frame);
+    let ipv6 = flow::is_ipv6(&packet, is_ours);
+    let plan = if ipv6 { reject::plan_ipv6(&packet) } else { reject::plan_ipv4(&packet) };
+    let Some(plan) = plan else { return (Err(Reason::NoBackend), frame) };
+    frame.splice(..0, std::iter::repeat_n(0, plan.before));
+    frame.truncate(plan.length);
+    let write = if ipv6 { reject::write_ipv6 } else { reject::write_ipv4 };
+    write(&mut Packet::new(&mut frame), &plan).expect("the frame is as long as the plan says");
+    (Err(Reason::Rejected), frame)
 }
 
 struct Leaving {
@@ -72,7 +86,11 @@ fn about<T: Flows>(
     match if ipv6 { icmp::read_ipv6(packet) } else { icmp::read_ipv4(packet) }? {
         Message::Error(flow) => {
             let known = steer::steer(tables, constants, &flow);
-            if matches!(known, Err(Reason::NoService)) { Err(Reason::Icmp) } else { Ok(flow) }
+            match known {
+                Err(Reason::NoService) => Err(Reason::Icmp),
+                Err(Reason::Rejected) => Err(Reason::NoBackend),
+                _ => Ok(flow),
+            }
         }
         Message::Echo(key) => {
             let answer = if ipv6 { icmp::answer_ipv6 } else { icmp::answer_ipv4 };

@@ -216,6 +216,8 @@ pub struct Tunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnEmpty {
+    /// Their senders are told: a reset, or "port unreachable".
+    Reject,
     /// They are dropped.
     Drop,
     /// They pass to the kernel of the balancer.

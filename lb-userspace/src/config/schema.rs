@@ -249,8 +249,8 @@ fn service(
     let tunnel = tunnel::tunnel(table, forward);
     let ring = table.or("ring", values::ring, 65_537);
     let idle_timeout = idle_timeout(table, protocol);
-    let on_empty = values::word(&[("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)], &["reject"]);
-    let on_empty = table.or("on_empty", on_empty, OnEmpty::Drop);
+    let on_empty = &[("reject", OnEmpty::Reject), ("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)];
+    let on_empty = table.or("on_empty", values::word(on_empty, &[]), OnEmpty::Reject);
     let ping = table.or("ping", values::boolean, false);
     let slow_start =
         table.or("slow_start", values::duration_or_zero(SECOND..=HOUR), Duration::ZERO);

@@ -79,7 +79,8 @@ impl Core {
         let index = self.take("services", |core| core.service_numbers.take())?;
         let span = self.take("ring_slots", |core| core.spans.take(spec.ring))?;
         let key = service::key(spec.address, spec.port, spec.protocol);
-        let meta = service::meta(index, spec);
+        // Until it knows its backends: see `Service::due_meta`.
+        let meta = service::meta(index, spec).without(ServiceMeta::EMPTY_REJECTS);
         let rotation = self.take_rotation(index, spec)?;
         let service = Service {
             spec: spec.clone(),
@@ -109,7 +110,11 @@ impl Core {
         let (index, place, old_key) = (running.index, running.place, running.key);
         let (old_span, old_meta) = (running.ring.span(), running.meta);
         let key = service::key(spec.address, spec.port, spec.protocol);
-        let meta = service::meta(index, spec);
+        let meta = if running.warm_until.is_some() {
+            service::meta(index, spec).without(ServiceMeta::EMPTY_REJECTS)
+        } else {
+            service::meta(index, spec)
+        };
         let tracking = service::tracking(spec);
         let same_tables = old_key == key
             && old_span.length == spec.ring

@@ -292,9 +292,11 @@ impl Core {
             if !service.stale || service.is_warming(now) {
                 continue;
             }
+            let meta = service.refresh_meta().map(Action::Write);
             // The leader's slots hold, unless they name what is no longer here.
             if following && !service.names_the_gone() {
                 service.stale = false;
+                self.actions.extend(meta);
                 continue;
             }
             let changed = service.rebuild(self.now);
@@ -303,6 +305,8 @@ impl Core {
             if !changed.slots.is_empty() {
                 self.actions.push(Action::Write(Write::Slots(changed.slots)));
             }
+            // Once its slots are written.
+            self.actions.extend(meta);
         }
         for Pending { id, from, to, reason, cause } in self.pending.drain(..) {
             let changed = self.services.get(&id.service).and_then(|s| s.backends.get(&id.backend));

@@ -76,6 +76,7 @@ pub(super) fn meta(index: u32, spec: &Spec) -> ServiceMeta {
         Protocol::Udp | Protocol::Tcp => 0,
     };
     let on_empty = match spec.on_empty {
+        OnEmpty::Reject => ServiceMeta::EMPTY_REJECTS,
         OnEmpty::Drop => 0,
         OnEmpty::Pass => ServiceMeta::EMPTY_PASSES,
     };
@@ -111,6 +112,23 @@ impl Service {
             self.warm_until = None;
         }
         self.warm_until.is_some()
+    }
+
+    /// The flags that it is to have now. While it waits for its backends, who is not there yet is no
+    /// reason to refuse anybody: the connection may be another balancer's.
+    pub(super) fn due_meta(&self) -> ServiceMeta {
+        let meta = meta(self.index, &self.spec);
+        if self.warm_until.is_some() { meta.without(ServiceMeta::EMPTY_REJECTS) } else { meta }
+    }
+
+    /// What makes its flags in the table those.
+    pub(super) fn refresh_meta(&mut self) -> Option<Write> {
+        let meta = self.due_meta();
+        if self.meta == meta {
+            return None;
+        }
+        self.meta = meta;
+        self.place.map(|place| Write::ServiceMeta(place, meta))
     }
 
     /// Gives the slots to whom the backends' states ask for, and returns what differs.

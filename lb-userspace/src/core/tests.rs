@@ -92,7 +92,7 @@ fn config(services: &[&str]) -> Config {
         }
         text += &format!(
             "[[service]]\nname = \"{service}\"\naddress = \"{}\"\nport = {}\nring = {ring}\n\
-             protocol = \"tcp\"\n{settings}[service.health]\nport = 1\n{health}{backends}",
+             on_empty = \"drop\"\nprotocol = \"tcp\"\n{settings}[service.health]\nport = 1\n{health}{backends}",
             vip.ip(),
             vip.port()
         );

@@ -26,7 +26,7 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 15] = [
+pub const MAPS: [(&str, u32); 16] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -41,6 +41,7 @@ pub const MAPS: [(&str, u32); 15] = [
     ("RECORD_COUNTERS", 24),
     ("HEARTBEAT", 64),
     ("ECHO_COUNTERS", 8),
+    ("REJECT_PACE", 8),
     ("VIRTUAL_MACS", 64),
 ];
 
@@ -243,7 +244,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
         "VIRTUAL_MACS" => 2 * lb_common::layout::VirtualMacs::PLACES,
-        "FLOW_NEWS_LOST" | "HEARTBEAT" => 1,
+        "FLOW_NEWS_LOST" | "HEARTBEAT" | "REJECT_PACE" => 1,
         "ECHO_COUNTERS" => u32::try_from(Outcome::ALL.len()).unwrap_or(u32::MAX),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),

@@ -54,7 +54,7 @@ name = "empty-six"
 address = "2001:db8::30"
 port = 80
 ring = 1009
-on_empty = "pass"
+on_empty = "reject"
 "#;
 
 const VIP6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];

@@ -49,6 +49,7 @@ backend = [{ name = "t1", address = "2001:db8:1::7" }, { name = "t2", address = 
 name = "empty"
 address = "2001:db8::30"
 port = 80
+on_empty = "drop"
 [[service]]
 name = "empty-pass"
 address = "2001:db8::31"

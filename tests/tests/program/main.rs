@@ -7,6 +7,7 @@ mod icmp;
 mod ipv6;
 mod passing;
 mod records;
+mod reject;
 mod scene;
 mod steering;
 mod tunnel;

@@ -55,6 +55,7 @@ name = "empty"
 address = "192.0.2.30"
 port = 80
 protocol = "tcp"
+on_empty = "drop"
 [[service]]
 name = "empty-pass"
 address = "192.0.2.31"

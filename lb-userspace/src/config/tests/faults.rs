@@ -168,8 +168,8 @@ fn values_of_a_service() {
         ),
         ("forward = \"nat\"", format!("7:11: forward = \"nat\" {unsupported} \"l2\", \"ipip\" or \"gue\"")),
         (
-            "on_empty = \"reject\"",
-            format!("7:12: on_empty = \"reject\" {unsupported} \"drop\" or \"pass\""),
+            "on_empty = \"refuse\"",
+            "7:12: on_empty: found \"refuse\", expected \"reject\", \"drop\" or \"pass\"".into(),
         ),
         (
             "idle_timeout = 3",

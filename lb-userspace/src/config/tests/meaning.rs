@@ -45,7 +45,7 @@ fn defaults() {
             tunnel: Tunnel::default(),
             ring: 65_537,
             idle_timeout: Duration::from_secs(3600),
-            on_empty: OnEmpty::Drop,
+            on_empty: OnEmpty::Reject,
             ping: false,
             slow_start: Duration::ZERO,
             panic_threshold: Share::HALF,
