@@ -3,6 +3,7 @@
 
 mod apart;
 mod feed;
+mod flows;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +17,7 @@ use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
 };
-use tracing::{error, warn};
+use tracing::warn;
 
 use self::{apart::Apart, feed::Feed};
 use super::driver::Daemon;
@@ -25,7 +26,7 @@ use crate::{
     core::{
         EventKind, KernelFlow, PeerStatus, SyncRole, SyncStatus, Write, without_outrun_openings,
     },
-    dataplane::{RecordedFlows, kernel_seconds},
+    dataplane::RecordedFlows,
     sync::{
         BindError, Connections, Error, Frame, Incoming, Key, Look, Message, Outbox, Output, Peers,
         Report, Role, SessionId, View, compare,
@@ -417,61 +418,9 @@ impl Daemon {
             self.publish(EventKind::Sync { peer: Some(peer), what }, None);
         }
     }
-
-    // === Flows ===
-
-    /// Says to peers which flows were recorded or seen: to all, or to one.
-    pub(super) fn say_flows(&mut self, flows: &[KernelFlow], to: Option<SessionId>) {
-        let Some(replication) = &mut self.replication else { return };
-        if flows.is_empty() || replication.peers.established().is_empty() {
-            return;
-        }
-        let Ok(now) = kernel_seconds() else { return };
-        let messages = self.core.say_flows(flows, now);
-        match to {
-            Some(id) => {
-                for message in &messages {
-                    replication.say(id, message);
-                }
-            }
-            None => replication.broadcast(&messages),
-        }
-        replication.counts.flows_sent += flows.len() as u64;
-    }
-
-    /// Has flows that a sweep found told to peers, some at a time.
-    pub(super) fn say_seen(&mut self, seen: Vec<KernelFlow>) {
-        let Some(replication) = &mut self.replication else { return };
-        let late = replication.next_seen(usize::MAX);
-        replication.seen = seen.into_iter();
-        self.say_flows(&late, None);
-    }
-
-    fn install_flows(&mut self, flows: &crate::sync::packet::Flows) {
-        let Ok(now) = kernel_seconds() else { return };
-        // Flows may belong to backends whose state came just before them.
-        self.carry_out();
-        let mut understood = self.core.understand_flows(flows, now);
-        if let Err(error) = self.tables.records.install(&mut understood, now) {
-            error!("recording flows of a peer failed: {error}");
-        }
-        self.core.remember_flows(&understood, self.clock.now());
-        if let Some(replication) = &mut self.replication {
-            replication.counts.flows_received += understood.len() as u64;
-        }
-    }
 }
 
 impl Replication {
-    /// Whether there are flows to tell of, and every peer has room for them.
-    fn has_seen_to_say(&self) -> bool {
-        self.seen.len() > 0 && self.links.values().all(|link| link.outbox.has_room())
-    }
-
-    fn next_seen(&mut self, number: usize) -> Vec<KernelFlow> {
-        self.seen.by_ref().take(number).collect()
-    }
-
     fn say_in_parts<T: Clone>(
         &mut self,
         id: SessionId,
