@@ -21,10 +21,12 @@
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
 //! | `REJECT_PACE` | `u64`, a CPU: see [`crate::pace`] | none, unless a service without backends rejects |
 
+mod decapsulation;
 mod flows;
 mod tunnel;
 
 pub use self::{
+    decapsulation::{Network, SOURCES_MAX, VIPS_MAX},
     flows::{FlowKey, FlowNews, FlowRecord},
     tunnel::{Tunnel, TunnelEntry, TunnelKind},
 };

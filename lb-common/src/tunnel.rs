@@ -14,6 +14,7 @@
 //! Two steps, since the room before the packet is made in between, by other means in the kernel
 //! than on the host: [`plan`] looks at the packet and says how much, [`Plan::write`] fills it.
 
+pub mod decapsulate;
 mod inner;
 mod ipv4;
 mod ipv6;

@@ -3,7 +3,8 @@
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
 //! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), answers for services without backends
-//! ([`mod@reject`]), the peers' probes ([`mod@echo`]) and the log ([`mod@log`]).
+//! ([`mod@reject`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
+//! ([`mod@echo`]) and the log ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(unsafe_code, reason = "the edge to the kernel: contexts, maps, helpers")]
@@ -17,6 +18,7 @@
 )]
 
 mod count;
+mod decapsulate;
 mod echo;
 mod explain;
 mod forward;
@@ -52,6 +54,12 @@ pub fn explain(ctx: XdpContext) -> u32 {
     };
     maps::tell(explain::answer(outcome));
     XDP_PASS
+}
+
+/// On a backend: takes the outer header off what a balancer sent through a tunnel.
+#[xdp]
+pub fn decapsulate(ctx: XdpContext) -> u32 {
+    decapsulate::decapsulate(&ctx)
 }
 
 /// Does nothing but send every packet back: what any forwarding program costs at least. The

@@ -54,6 +54,7 @@ impl Lab {
             backends: 2,
             balancers: 1,
             two_networks: false,
+            routed: false,
             vip_on_balancer: true,
         })
     }
@@ -238,6 +239,13 @@ impl LabBuilder {
         self
     }
 
+    /// Backends are on a network of their own, which balancers reach by a router alone.
+    #[must_use]
+    pub fn routed(mut self) -> Self {
+        self.0.routed = true;
+        self.two_networks()
+    }
+
     /// No balancer has the VIP, until something (VRRP) gives it to one.
     #[must_use]
     pub fn unclaimed_vip(mut self) -> Self {
@@ -280,7 +288,7 @@ impl LabBuilder {
         let balancers = topology.balancer_roles().zip(topology.balancer_addresses());
         let balancers = balancers.map(|(role, addresses)| {
             let pins = remains.name.bpf_directory(&role);
-            Ok(Balancer::new(named(&role)?, addresses, topology.two_networks, pins))
+            Ok(Balancer::new(named(&role)?, addresses, topology.balancers_are_in_both(), pins))
         });
         Ok(Lab {
             client: Client::new(named("client")?, topology::CLIENT4, topology::CLIENT6),

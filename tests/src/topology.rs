@@ -16,6 +16,8 @@
 //!             └──────────────── router .1 ─────────────────────┘
 //! ```
 //!
+//! Routed, it is the same without `eth1`: all that a balancer sends to a backend goes by the router.
+//!
 //! IPv6 is the same with `fd77::/64` and `fd78::/64`, the last group reading like the last number.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -73,6 +75,8 @@ pub(crate) struct Topology {
     pub(crate) backends: u8,
     pub(crate) balancers: u8,
     pub(crate) two_networks: bool,
+    /// With two networks: whether balancers are on the front one alone.
+    pub(crate) routed: bool,
     pub(crate) vip_on_balancer: bool,
 }
 
@@ -122,6 +126,11 @@ impl Topology {
             .map(move |(number, host)| (backend_name(number), network.v4(host), network.v6(host)))
     }
 
+    /// Whether balancers are on the backends' network too.
+    pub(crate) fn balancers_are_in_both(self) -> bool {
+        self.two_networks && !self.routed
+    }
+
     pub(crate) fn is_balancer(self, role: &str) -> bool {
         self.balancer_roles().any(|balancer| balancer == role)
     }
@@ -141,7 +150,7 @@ impl Topology {
         for number in 1..=self.balancers {
             let (role, host) = (balancer_name(number), BALANCERS + number - 1);
             plugs.push(plug(role.clone(), "eth0", Network::Front, host));
-            if self.two_networks {
+            if self.balancers_are_in_both() {
                 plugs.push(plug(role, "eth1", Network::Back, host));
             }
         }

@@ -371,6 +371,21 @@ impl Service {
         self
     }
 
+    /// Reaches the backends at their addresses of the other family.
+    #[must_use]
+    pub fn across(mut self, backends: &[Backend]) -> Self {
+        for (name, address, _) in &mut self.backends {
+            let Some(backend) = backends.iter().find(|backend| backend.name() == name) else {
+                continue;
+            };
+            *address = match address {
+                IpAddr::V4(_) => backend.address6().into(),
+                IpAddr::V6(_) => backend.address().into(),
+            };
+        }
+        self
+    }
+
     /// Gives a backend another weight than 1.
     #[must_use]
     pub fn weight(mut self, backend: &str, weight: u16) -> Self {

@@ -6,8 +6,8 @@ use crate::{
 };
 
 /// IANA's numbers of IPv4 and IPv6 as protocols that IP carries.
-const IPV4_IN_IP: u8 = 4;
-const IPV6_IN_IP: u8 = 41;
+pub(super) const IPV4_IN_IP: u8 = 4;
+pub(super) const IPV6_IN_IP: u8 = 41;
 
 /// The packet inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

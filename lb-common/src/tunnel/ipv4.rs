@@ -12,12 +12,12 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OuterIpv4 {
     ethernet: EthernetWords,
-    version_and_service: [u8; 2],
+    pub(super) version_and_service: [u8; 2],
     total_length: [u8; 2],
-    identification_and_fragment: [[u8; 2]; 2],
-    hops_and_protocol: [u8; 2],
+    pub(super) identification_and_fragment: [[u8; 2]; 2],
+    pub(super) hops_and_protocol: [u8; 2],
     checksum: [u8; 2],
-    source: [u8; 4],
+    pub(super) source: [u8; 4],
     destination: [u8; 4],
 }
 

@@ -12,10 +12,10 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OuterIpv6 {
     ethernet: EthernetWords,
-    version_class_and_label: [u8; 4],
+    pub(super) version_class_and_label: [u8; 4],
     payload_length: [u8; 2],
-    protocol_and_hops: [u8; 2],
-    source: [[u8; 4]; 4],
+    pub(super) protocol_and_hops: [u8; 2],
+    pub(super) source: [[u8; 4]; 4],
     destination: [[u8; 4]; 4],
 }
 

@@ -5,8 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use etherparse::{Ethernet2Header, Ipv4Header, Ipv6Header, PacketBuilder, UdpHeader};
 use proptest::prelude::*;
 
-use super::*;
-use crate::layout::Tunnel;
+use super::{
+    decapsulate::{Refused, Rules, inspect},
+    *,
+};
+use crate::layout::{Network, Tunnel};
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NEXT: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -146,4 +149,132 @@ fn what_pads_a_short_frame_is_not_counted() {
     let (outer, rest) = Ipv4Header::from_slice(&out[14..]).unwrap();
     assert_eq!(outer.total_len, 20 + 8 + 29);
     assert_eq!(UdpHeader::from_slice(rest).unwrap().0.length, 8 + 29);
+}
+
+/// What a backend lets in.
+struct Entrance {
+    sources: Vec<Network>,
+    vips: Vec<Network>,
+}
+
+impl Rules for Entrance {
+    fn source(&self, index: u32) -> Option<&Network> {
+        self.sources.get(index as usize)
+    }
+
+    fn vip(&self, index: u32) -> Option<&Network> {
+        self.vips.get(index as usize)
+    }
+
+    fn port(&self) -> u16 {
+        PORT
+    }
+}
+
+const BALANCER: u32 = u32::from_le_bytes([10, 0, 0, 254]);
+
+/// Balancers of both families, and the VIPs of [`inner`].
+fn entrance() -> Entrance {
+    let of = |family, address| Network { family, address, mask: [u32::MAX; 4], reserved: 0 };
+    let vip = [u32::from_le_bytes([192, 0, 2, 10]), 0, 0, 0];
+    Entrance {
+        sources: vec![of(4, [1; 4]), of(4, [BALANCER, 0, 0, 0]), of(6, [5; 4])],
+        vips: vec![of(6, [0x0303_0303; 4]), of(4, vip)],
+    }
+}
+
+/// The tunnels whose outer source is let in.
+fn tunnels() -> [Tunnel; 4] {
+    [(false, false), (false, true), (true, false), (true, true)].map(|(ipv6, gue)| Tunnel {
+        kind: if gue { TunnelKind::gue(ipv6, PORT) } else { TunnelKind::ipip(ipv6) },
+        mtu: 1500,
+        spread: 0,
+        source: if ipv6 { [5; 4] } else { [BALANCER, 0, 0, 0] },
+        destination: [9; 4],
+    })
+}
+
+fn decapsulated(frame: &[u8], rules: &Entrance) -> Result<Vec<u8>, Refused> {
+    let mut frame = frame.to_vec();
+    let inside = inspect(&Packet::new(&mut frame), rules)?;
+    let mut shorter = frame.split_off(inside.outer_length());
+    assert!(inside.write(&mut Packet::new(&mut shorter)));
+    Ok(shorter)
+}
+
+#[test]
+fn what_went_into_a_tunnel_comes_out_as_it_was() {
+    for tunnel in tunnels() {
+        for ipv6 in [false, true] {
+            let frame = inner(ipv6, 0xB9, 100);
+            let out = encapsulated(&frame, &tunnel, 77).unwrap();
+            let back = decapsulated(&out, &entrance()).unwrap();
+            assert_eq!(back[12..], frame[12..], "{:?}", tunnel.kind);
+            assert_eq!(back[..12], out[..12], "the Ethernet addresses are the outer frame's");
+            for length in 0..out.len() - 100 {
+                // Cut short, it is left alone, or as much of it as there is comes out.
+                let _ = decapsulated(&out[..length], &entrance());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_balancers_or_goes_elsewhere_is_left_alone() {
+    for tunnel in tunnels() {
+        let out = encapsulated(&inner(false, 0, 10), &tunnel, 77).unwrap();
+        let refused = |rules: &Entrance| decapsulated(&out, rules).unwrap_err();
+        assert_eq!(refused(&Entrance { sources: Vec::new(), ..entrance() }), Refused::Pass);
+        assert_eq!(refused(&Entrance { vips: Vec::new(), ..entrance() }), Refused::Pass);
+        let stranger = Tunnel { source: [8; 4], ..tunnel };
+        let strangers = encapsulated(&inner(false, 0, 10), &stranger, 77).unwrap();
+        assert_eq!(decapsulated(&strangers, &entrance()), Err(Refused::Pass));
+    }
+    let plain = inner(false, 0, 10);
+    assert_eq!(decapsulated(&plain, &entrance()), Err(Refused::Pass));
+}
+
+/// RFC 6040 section 4.2, figure 4.
+#[test]
+fn congestion_met_on_the_way_is_told_to_who_understands_it() {
+    for tunnel in tunnels() {
+        for ipv6 in [false, true] {
+            for (inner_ecn, outer_ecn, expected) in [
+                (0, 0, Some(0)),
+                (0, 1, Some(0)),
+                (0, 3, None),
+                (2, 0, Some(2)),
+                (2, 1, Some(1)),
+                (2, 3, Some(3)),
+                (1, 3, Some(3)),
+                (1, 2, Some(1)),
+                (3, 0, Some(3)),
+            ] {
+                let mut out = encapsulated(&inner(ipv6, inner_ecn, 10), &tunnel, 1).unwrap();
+                // On the way a router has marked the outer header; its checksum is not looked at.
+                if tunnel.kind.is_ipv6() {
+                    out[15] = out[15] & !0x30 | outer_ecn << 4;
+                } else {
+                    out[15] = out[15] & !3 | outer_ecn;
+                }
+                let back = decapsulated(&out, &entrance());
+                let Some(expected) = expected else {
+                    assert_eq!(back, Err(Refused::Congestion));
+                    continue;
+                };
+                let mut whole = inner(ipv6, expected, 10);
+                if !ipv6 {
+                    let (header, _) = Ipv4Header::from_slice(&whole[14..]).unwrap();
+                    whole[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+                    // The frame that was sent has the checksum that belongs to it, too.
+                    let sent = inner(ipv6, inner_ecn, 10);
+                    let (header, _) = Ipv4Header::from_slice(&sent[14..]).unwrap();
+                    let at = out.len() - sent.len() + 24;
+                    out[at..at + 2].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+                }
+                let back = decapsulated(&out, &entrance()).unwrap();
+                assert_eq!(back[12..], whole[12..], "{inner_ecn} in {outer_ecn}");
+            }
+        }
+    }
 }

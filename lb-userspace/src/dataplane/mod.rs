@@ -12,6 +12,7 @@
 mod attach;
 pub mod batch;
 mod counters;
+mod decapsulator;
 mod earlier;
 mod error;
 mod explain;
@@ -32,6 +33,7 @@ use lb_common::{hash::Seed, layout, steer::Parameters};
 pub use self::{
     attach::{Attached, Attachment, Undo, detach, keep_only},
     counters::{Counters, EchoCount, ReasonCount},
+    decapsulator::{Entrance, decapsulator, load_decapsulator},
     earlier::{Earlier, OLDEST_READABLE, Unreadable},
     error::Error,
     explain::Explainer,
