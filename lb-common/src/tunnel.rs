@@ -43,7 +43,6 @@ pub const OVERHEAD_MAX: usize = IPV6_LENGTH + UDP_LENGTH;
 pub struct Plan<'t> {
     backend: &'t BackendEntry,
     kind: TunnelKind,
-    inner: Inner,
     hash: u32,
 }
 
@@ -54,15 +53,14 @@ pub fn plan<'t>(
     backend: &'t BackendEntry,
     hash: u32,
 ) -> Result<Plan<'t>, Reason> {
-    let Some(inner) = inner::read(packet) else {
+    let Some(inner) = inner::read(packet, 0) else {
         return Err(Reason::Malformed);
     };
     let kind = TunnelKind(backend.tunnel.kind.load());
-    let plan = Plan { backend, kind, inner, hash };
-    if plan.outer_length() > backend.tunnel.mtu.load() {
+    if inner.length + overhead(kind) as u32 > backend.tunnel.mtu.load() {
         return Err(Reason::TooBig);
     }
-    Ok(plan)
+    Ok(Plan { backend, kind, hash })
 }
 
 impl Plan<'_> {
@@ -76,26 +74,26 @@ impl Plan<'_> {
     /// for. Returns the index of the interface through which the frame leaves.
     #[inline(always)]
     pub fn write(&self, packet: &mut Packet<'_>) -> Result<u32, Reason> {
+        // Read anew, before the outer header takes the place of its Ethernet header: kept since
+        // `plan`, it would take stack, of which older kernels count that of all callers too.
+        let Some(inner) = inner::read(packet, self.overhead()) else {
+            return Err(Reason::NoHeadroom);
+        };
         let (protocol, udp) =
-            if self.kind.is_gue() { (udp::PROTOCOL, UDP_LENGTH) } else { (self.inner.protocol, 0) };
-        let udp_length = self.inner.length + udp as u32;
+            if self.kind.is_gue() { (udp::PROTOCOL, UDP_LENGTH) } else { (inner.protocol, 0) };
+        let udp_length = inner.length + udp as u32;
+        let carried = Inner { protocol, length: udp_length, ..inner };
         let offset = if self.kind.is_ipv6() {
-            ipv6::write(packet, self, protocol, udp_length)?;
+            ipv6::write(packet, self, carried)?;
             size_of::<OuterIpv6>()
         } else {
-            ipv4::write(packet, self, protocol, udp_length)?;
+            ipv4::write(packet, self, carried)?;
             size_of::<OuterIpv4>()
         };
         if self.kind.is_gue() {
             udp::write(packet, offset, self, udp_length)?;
         }
         Ok(BackendEntry::interface(self.backend.link.load()))
-    }
-
-    /// The outer packet's length, from its IP header on.
-    #[inline(always)]
-    fn outer_length(&self) -> u32 {
-        self.inner.length + self.overhead() as u32
     }
 
     /// The Ethernet header of the next hop, which is the backend's or that of the gateway to it.

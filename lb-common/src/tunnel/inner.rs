@@ -20,11 +20,11 @@ pub(super) struct Inner {
     pub(super) length: u32,
 }
 
-/// Reads a packet that steering has read before, of either family.
+/// Reads a packet that steering has read before, of either family, whose frame begins at `start`.
 #[inline(always)]
-pub(super) fn read(packet: &Packet<'_>) -> Option<Inner> {
+pub(super) fn read(packet: &Packet<'_>, start: usize) -> Option<Inner> {
     // Steering lets no shorter packet through: a datagram of UDP is 42 bytes long with its frame.
-    let head = packet.at::<[u8; size_of::<PlainHead>() - 12]>(0)?;
+    let head = packet.at::<[u8; size_of::<PlainHead>() - 12]>(start)?;
     if [head[12], head[13]] == ETHER_TYPE_IPV4 {
         return Some(Inner {
             service: head[15],

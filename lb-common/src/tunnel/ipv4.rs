@@ -1,6 +1,6 @@
 //! An outer header of IPv4 (RFC 791, RFC 2003).
 
-use super::{HOPS, IPV4_LENGTH, Plan};
+use super::{HOPS, IPV4_LENGTH, Inner, Plan};
 use crate::{
     flow::ETHER_TYPE_IPV4,
     packet::{EthernetWords, Packet},
@@ -27,25 +27,24 @@ const VERSION: u8 = 0x45;
 /// not fit is to be told of, not to be cut (RFC 2003 section 5.1).
 const IDENTIFICATION_AND_FRAGMENT: [[u8; 2]; 2] = [[0; 2], [0x40, 0]];
 
-/// Writes the header before `payload_length` bytes.
+/// Writes the header before what is `carried`, a UDP header included.
 #[inline(always)]
 pub(super) fn write(
     packet: &mut Packet<'_>,
     plan: &Plan<'_>,
-    protocol: u8,
-    payload_length: u32,
+    carried: Inner,
 ) -> Result<(), Reason> {
     let Some(outer) = packet.at_mut::<OuterIpv4>(0) else {
         return Err(Reason::NoHeadroom);
     };
     outer.ethernet = plan.ethernet(ETHER_TYPE_IPV4);
     // DSCP and ECN are the inner packet's (RFC 2983 section 3.1; RFC 6040 section 4.1).
-    let version_and_service = [VERSION, plan.inner.service];
+    let version_and_service = [VERSION, carried.service];
     outer.version_and_service = version_and_service;
-    let hops_and_protocol = [HOPS, protocol];
+    let hops_and_protocol = [HOPS, carried.protocol];
     outer.hops_and_protocol = hops_and_protocol;
     // It fits: the MTU was compared before, which is no more than 65 535.
-    let total_length = ((payload_length + IPV4_LENGTH as u32) as u16).to_be_bytes();
+    let total_length = ((carried.length + IPV4_LENGTH as u32) as u16).to_be_bytes();
     outer.total_length = total_length;
     let [identification, fragment] = IDENTIFICATION_AND_FRAGMENT;
     outer.identification_and_fragment = IDENTIFICATION_AND_FRAGMENT;
