@@ -59,6 +59,12 @@ pub(crate) const SETTINGS: [(&str, &str); 8] = [
     ("ipv4/ip_local_port_range", "10000 65000"),
 ];
 
+/// A flow's packets arrive one after another, as through one queue of a network card. With a queue
+/// a CPU, a frame that a program sends back goes into that of the CPU it ran on, which changes under
+/// load. Then two CPUs look at the end of a handshake and at the request behind it at once, and Linux
+/// up to 6.18 may find neither the half-open connection nor the open one, and reset it.
+const ONE_QUEUE: &str = "numtxqueues 1 numrxqueues 1";
+
 /// Only the balancer answers ARP for the VIP, which backends have on `lo`.
 const BACKEND_SETTINGS: [(&str, &str); 2] =
     [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
@@ -181,7 +187,8 @@ impl Topology {
             let machine = machine.with_context(|| format!("the lab lacks {role}"))?;
             let mac = network.mac(*host);
             lines.push(format!(
-                "link add name {port} type veth peer name {interface} address {mac} netns {machine}"
+                "link add name {port} {ONE_QUEUE} type veth peer name {interface} address {mac} \
+                 {ONE_QUEUE} netns {machine}"
             ));
             lines.push(format!("link set dev {port} master {} up", network.name()));
         }
@@ -309,10 +316,8 @@ fn checksum_in_software(namespace: &Namespace, interface: &str) -> Result<()> {
     namespace.run(&words).map(drop)
 }
 
-/// Makes an interface take a flow's packets one after another, as a network card's queue does. A
-/// veth end without NAPI hands each packet to whichever CPU the sender runs on: the end of a
-/// handshake and the request behind it, looked at by two CPUs at once, may find neither the
-/// half-open connection nor the open one, and the server's kernel resets what is sound.
+/// Has an interface without an XDP program take packets through NAPI, hence one after another: see
+/// [`ONE_QUEUE`].
 fn keep_flows_in_order(namespace: &Namespace, interface: &str) -> Result<()> {
     namespace.run(&["ethtool", "-K", interface, "gro", "on"]).map(drop)
 }
