@@ -15,10 +15,10 @@ use lb_common::{
 use proptest::{collection::vec, prelude::*};
 use weir_lab::{
     host,
-    program::{INGRESS, OWN_MAC, Program, Verdict, same_interface},
+    program::{INGRESS, OWN_MAC, Program, Verdict},
 };
 
-use crate::scene::{CLIENT_MAC, open_tunnel};
+use crate::scene::{CLIENT_MAC, open_tunnel, program_of};
 
 /// Settled slots alone, so that nothing depends on what came before.
 const CONFIG: &str = r#"
@@ -263,14 +263,12 @@ fn agree(program: Program, cases: u32) {
 
 #[test]
 fn kernel_and_host_agree_on_every_packet_and_change_none_that_stays() {
-    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
-    agree(Program::new(config, same_interface).unwrap(), 4000);
+    agree(program_of(CONFIG), 4000);
 }
 
 #[test]
 fn so_they_do_on_what_goes_through_tunnels() {
-    let config = weir::config::parse(CONFIG, "test.toml").unwrap();
-    let program = Program::new(config, same_interface).unwrap();
+    let program = program_of(CONFIG);
     let kinds = [
         TunnelKind::ipip(false),
         TunnelKind::gue(true, 6080),

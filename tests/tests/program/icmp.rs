@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{
     Icmpv4Type, Icmpv6Type, PacketBuilder, SlicedPacket, TransportSlice, icmpv4, icmpv6,
 };
-use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of, same_interface};
+use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of};
 
-use crate::scene::{CLIENT_MAC, assert_passes_untouched, count, now, readdressed};
+use crate::scene::{CLIENT_MAC, assert_passes_untouched, count, now, program_of, readdressed};
 
 /// Every kind of service twice: once for each family.
 const CONFIG: &str = r#"
@@ -67,8 +67,7 @@ const fn vip6(last: u16) -> Ipv6Addr {
 }
 
 fn program() -> Program {
-    let config = weir::config::parse(CONFIG, "test.toml").expect("the configuration is right");
-    Program::new(config, same_interface).expect("the kernel takes the program")
+    program_of(CONFIG)
 }
 
 /// A packet between two hosts, of IPv4 or IPv6, without its Ethernet header.

@@ -3,9 +3,9 @@
 use std::{collections::HashSet, net::Ipv6Addr};
 
 use etherparse::{Icmpv6Type, PacketBuilder};
-use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of, same_interface};
+use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of};
 
-use crate::scene::{CLIENT_MAC, assert_passes_untouched, count, readdressed};
+use crate::scene::{CLIENT_MAC, assert_passes_untouched, count, program_of, readdressed};
 
 /// Services whose VIPs have the same first four bytes, or differ in one group alone.
 const CONFIG: &str = r#"
@@ -74,8 +74,7 @@ const fn vip(last: u16) -> Ipv6Addr {
 }
 
 fn program() -> Program {
-    let config = weir::config::parse(CONFIG, "test.toml").expect("the configuration is right");
-    Program::new(config, same_interface).expect("the kernel takes the program")
+    program_of(CONFIG)
 }
 
 fn backend_mac(last: u16) -> [u8; 6] {

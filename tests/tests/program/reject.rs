@@ -9,9 +9,9 @@ use aya::{
 use etherparse::{
     Icmpv4Type, Icmpv6Type, PacketBuilder, PacketBuilderStep, TcpHeader, icmpv4, icmpv6,
 };
-use weir_lab::program::{OWN_MAC, Program, Verdict, same_interface};
+use weir_lab::program::{OWN_MAC, Program, Verdict};
 
-use crate::scene::{CLIENT_MAC, count, readdressed};
+use crate::scene::{CLIENT_MAC, count, program_of, readdressed};
 
 const CONFIG: &str = r#"
 [limits]
@@ -48,8 +48,7 @@ const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 0x30);
 const PORT: u16 = 40_000;
 
 fn program() -> Program {
-    let config = weir::config::parse(CONFIG, "test.toml").expect("the configuration is right");
-    Program::new(config, same_interface).expect("the kernel takes the program")
+    program_of(CONFIG)
 }
 
 type Ip = PacketBuilderStep<etherparse::IpHeaders>;

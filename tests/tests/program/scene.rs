@@ -7,7 +7,7 @@ use lb_common::{
     layout::{BackendEntry, Tunnel},
     steer::Tables as _,
 };
-use weir::core::{BackendId, HealthReport, Now};
+use weir::core::{BackendId, HealthReport, NextHop, Now};
 use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of, same_interface};
 
 pub(crate) const CONFIG: &str = r#"
@@ -95,8 +95,19 @@ pub(crate) const CLIENT: [u8; 4] = [198, 51, 100, 7];
 pub(crate) const VIP: [u8; 4] = [192, 0, 2, 10];
 
 pub(crate) fn program() -> Program {
-    let config = weir::config::parse(CONFIG, "test.toml").expect("the configuration is right");
-    Program::new(config, same_interface).expect("the kernel takes the program")
+    program_of(CONFIG)
+}
+
+/// The program with a configuration's tables, and every backend behind the interface that packets
+/// come by.
+pub(crate) fn program_of(config: &str) -> Program {
+    program_by(config, same_interface)
+}
+
+/// The same with next hops of the test's own.
+pub(crate) fn program_by(config: &str, hop: impl Fn(IpAddr) -> NextHop) -> Program {
+    let config = weir::config::parse(config, "test.toml").expect("the configuration is right");
+    Program::new(config, hop).expect("the kernel takes the program")
 }
 
 pub(crate) fn tcp(source_port: u16, destination: [u8; 4], port: u16) -> Vec<u8> {

@@ -10,7 +10,7 @@ use lb_common::layout::{Tunnel, TunnelKind};
 use weir::core::NextHop;
 use weir_lab::program::{INGRESS, OWN_MAC, Program, Verdict, same_interface, to_us};
 
-use crate::scene::{CLIENT_MAC, backend_mac, count, open_tunnel};
+use crate::scene::{CLIENT_MAC, backend_mac, count, open_tunnel, program_by, program_of};
 
 /// A backend a service, numbered from 0.
 const CONFIG: &str = r#"
@@ -53,12 +53,7 @@ const SOURCE6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
 const DESTINATION6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x07];
 
 fn program() -> Program {
-    program_by(same_interface)
-}
-
-fn program_by(hop: impl Fn(std::net::IpAddr) -> NextHop) -> Program {
-    let config = weir::config::parse(CONFIG, "test.toml").expect("the configuration is right");
-    Program::new(config, hop).expect("the kernel takes the program")
+    program_of(CONFIG)
 }
 
 /// A frame of TCP of either family, its DSCP and ECN in one byte.
@@ -206,8 +201,7 @@ forward = "gue"
 tunnel = { port = 5555, source = ["10.255.0.0/16"] }
 backend = [{ name = "a", address = "10.9.8.7" }]
 "#;
-    let config = weir::config::parse(text, "test.toml").unwrap();
-    let mut program = Program::new(config, same_interface).unwrap();
+    let mut program = program_of(text);
     let (_, out) = program.run(&frame(false, 4000, 0, b"hello")).unwrap();
     let (outer, _) = Ipv6Header::from_slice(&out[14..]).unwrap();
     let [source, destination] = [outer.source_addr(), outer.destination_addr()];
@@ -273,7 +267,7 @@ fn a_packet_that_does_not_fit_is_dropped_and_counted() {
 /// run before, until the room before it is used up.
 #[test]
 fn where_no_room_is_left_a_packet_is_dropped_and_counted() {
-    let mut program = program_by(to_us);
+    let mut program = program_by(CONFIG, to_us);
     let kind = TunnelKind::gue(false, PORT);
     let destination = [u32::from_le_bytes(VIP), 0, 0, 0];
     open_tunnel(&program, 2, &Tunnel { destination, ..tunnel(kind) });
@@ -299,7 +293,7 @@ fn where_no_room_is_left_a_packet_is_dropped_and_counted() {
 #[test]
 fn it_leaves_by_the_interface_of_its_next_hop_and_is_counted_there() {
     let elsewhere = |address| NextHop { interface: INGRESS + 1, ..same_interface(address) };
-    let mut program = program_by(elsewhere);
+    let mut program = program_by(CONFIG, elsewhere);
     open_tunnel(&program, 0, &tunnel(TunnelKind::ipip(false)));
     let packet = frame(false, 4000, 0, b"hello");
     let (verdict, out) = program.run(&packet).unwrap();
