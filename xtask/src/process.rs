@@ -117,6 +117,8 @@ pub(crate) fn is_executable(path: &Path) -> bool {
 /// The cargo that started us, or the one on PATH.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // `cargo run` sets it to xtask's own, and build scripts of others would take that for a change.
+    command.env_remove("CARGO_MANIFEST_DIR");
     command.current_dir(crate::workspace());
     command
 }
