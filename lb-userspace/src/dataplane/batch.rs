@@ -11,14 +11,19 @@ use std::{
     hash::Hash,
     io,
     marker::PhantomData,
-    os::fd::{AsFd, AsRawFd},
     path::Path,
     thread,
 };
 
 use aya::maps::{MapData, MapError, MapType};
 
-use super::error::Error;
+use super::{
+    bpf::{
+        BatchAttr, Command, SingleAttr, address, address_mut, bpf, count, is_absent, is_busy,
+        is_unknown, raw_fd,
+    },
+    error::Error,
+};
 
 /// Entries a call: some 200 KiB of flow records.
 const BATCH: usize = 4096;
@@ -139,6 +144,30 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
                 // A key that is gone already stops the batch.
                 Err(error) if is_absent(&error) => rest = rest.get(1..).unwrap_or_default(),
                 result => patience.judge(done, result)?,
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes these entries as far as they are still what they were when they were read, and returns
+    /// how many.
+    ///
+    /// The kernel cannot compare and remove in one. An entry that was replaced since it was read is
+    /// left alone; one that is replaced between that look and its removal, a microsecond, is put back
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's word. Entries before it are removed.
+    pub fn remove_unchanged(&self, entries: &[(K, V)]) -> io::Result<u64> {
+        let mut removed = 0;
+        for (key, value) in entries {
+            if self.get(key)?.as_ref() != Some(value) {
+                continue;
+            }
+            match self.take(key)? {
+                Some(taken) if taken != *value => self.put_back(key, &taken)?,
+                taken => removed += u64::from(taken.is_some()),
             }
         }
         Ok(removed)
@@ -296,6 +325,42 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
         (attr.done(len, &result), result)
     }
 
+    /// Removes an entry and returns what it was. Before Linux 5.14 a hash map cannot do both: then it
+    /// is taken to be what it was a moment before.
+    fn take(&self, key: &K) -> io::Result<Option<V>> {
+        let mut patience = Patience::new();
+        loop {
+            let mut value = V::ZERO;
+            let mut attr = self.single(address(key), address_mut(&mut value));
+            // SAFETY: key and value have the map's sizes and live through the call.
+            match unsafe { bpf(Command::Take, &mut attr) } {
+                Ok(()) => return Ok(Some(value)),
+                Err(error) if is_absent(&error) => return Ok(None),
+                Err(error) if is_unknown(&error) => {
+                    let before = self.get(key)?;
+                    return self.remove(&[*key]).map(|removed| before.filter(|_| removed > 0));
+                }
+                result => patience.judge(0, result)?,
+            }
+        }
+    }
+
+    /// Inserts an entry unless there is one with its key.
+    fn put_back(&self, key: &K, value: &V) -> io::Result<()> {
+        const NO_EXIST: u64 = 1;
+        let mut patience = Patience::new();
+        loop {
+            let mut attr = self.single(address(key), address(value));
+            attr.flags = NO_EXIST;
+            // SAFETY: key and value have the map's sizes and live through the call.
+            match unsafe { bpf(Command::Update, &mut attr) } {
+                Ok(()) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => return Ok(()),
+                result => patience.judge(0, result)?,
+            }
+        }
+    }
+
     /// The key after this one, or the first.
     fn next_key(&self, key: Option<&K>) -> io::Result<Option<K>> {
         let mut next = K::ZERO;
@@ -311,13 +376,11 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
 
 /// Asks for no entries: a kernel with batch calls has nothing to say against that.
 fn has_batches(map: &MapData) -> io::Result<bool> {
-    /// The kernel's own number, which libc does not name.
-    const ENOTSUPP: i32 = 524;
     let mut attr = BatchAttr { map_fd: raw_fd(map), ..BatchAttr::default() };
     // SAFETY: with a count of zero the kernel touches no buffer.
     match unsafe { bpf(Command::LookupBatch, &mut attr) } {
         Ok(()) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | ENOTSUPP)) => Ok(false),
+        Err(error) if is_unknown(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -345,123 +408,12 @@ impl Patience {
     }
 }
 
-/// A bucket's lock was taken: `EBUSY` until Linux 6.14, the others since.
-fn is_busy(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EDEADLK | libc::ETIMEDOUT))
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOENT)
-}
-
 fn found(result: io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Commands of bpf(2), from `linux/bpf.h`.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Command {
-    Lookup = 1,
-    Update = 2,
-    Delete = 3,
-    NextKey = 4,
-    LookupBatch = 24,
-    UpdateBatch = 26,
-    DeleteBatch = 27,
-}
-
-/// `union bpf_attr` for one entry. `value` is the next key's place for [`Command::NextKey`].
-#[repr(C)]
-pub(super) struct SingleAttr {
-    map_fd: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// `union bpf_attr` for many entries.
-#[repr(C)]
-#[derive(Default)]
-pub(super) struct BatchAttr {
-    pub(super) in_batch: u64,
-    pub(super) out_batch: u64,
-    pub(super) keys: u64,
-    pub(super) values: u64,
-    pub(super) count: u32,
-    pub(super) map_fd: u32,
-    pub(super) elem_flags: u64,
-    pub(super) flags: u64,
-}
-
-impl SingleAttr {
-    pub(super) fn new(map: &MapData, key: u64, value: u64) -> Self {
-        Self { map_fd: raw_fd(map), pad: 0, key, value, flags: 0 }
-    }
-}
-
-impl BatchAttr {
-    /// Reads up to `len` entries from a position on into buffers for keys and values, given by
-    /// their addresses; `next` becomes the position after them.
-    pub(super) fn reading(
-        map: &MapData,
-        position: Option<&u32>,
-        next: &mut u32,
-        [keys, values]: [u64; 2],
-        len: usize,
-    ) -> Self {
-        Self {
-            in_batch: position.map_or(0, address),
-            out_batch: address_mut(next),
-            keys,
-            values,
-            count: count(len),
-            map_fd: raw_fd(map),
-            ..Self::default()
-        }
-    }
-
-    /// How many of `len` entries were done. Kernels before 6.8 leave the count as it was where they
-    /// fail before the first entry, so it is believed only with errors that an entry raised.
-    fn done(&self, len: usize, result: &io::Result<()>) -> usize {
-        match result {
-            Err(error) if !is_absent(error) && !is_busy(error) => 0,
-            _ => len.min(self.count as usize),
-        }
-    }
-}
-
-/// # Safety
-///
-/// `attr` is the layout of the command, and each address in it leads to memory that the kernel may
-/// read, or write where the command answers there, as far as the map's sizes and the count go.
-pub(super) unsafe fn bpf<A>(command: Command, attr: &mut A) -> io::Result<()> {
-    // SAFETY: the caller's promise; attr is exclusive and of the size given.
-    let answer = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<A>())
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-pub(super) fn address<T: ?Sized>(memory: &T) -> u64 {
-    (&raw const *memory).cast::<u8>().expose_provenance() as u64
-}
-
-pub(super) fn address_mut<T: ?Sized>(memory: &mut T) -> u64 {
-    (&raw mut *memory).cast::<u8>().expose_provenance() as u64
-}
-
-fn raw_fd(map: &MapData) -> u32 {
-    map.fd().as_fd().as_raw_fd().cast_unsigned()
-}
-
-/// A batch's length; what is above the field's range is left for later calls.
-pub(super) fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

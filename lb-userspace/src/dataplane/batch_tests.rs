@@ -290,3 +290,36 @@ fn a_large_table_is_read_and_emptied() {
         assert!(numbers(&table).is_empty());
     }
 }
+
+#[test]
+fn what_is_no_longer_what_it_was_stays() {
+    if !permitted() {
+        return;
+    }
+    for table in both_ways(LRU_HASH, 1000) {
+        table.insert(&entries(0..4)).unwrap();
+        table.insert(&[(key(1), [7; 4])]).unwrap();
+        // 9 is not there.
+        assert_eq!(table.remove_unchanged(&entries([0, 1, 3, 9])).unwrap(), 2);
+        assert_eq!(table.get(&key(0)).unwrap(), None);
+        assert_eq!(table.get(&key(1)).unwrap(), Some([7; 4]));
+        assert_eq!(table.get(&key(2)).unwrap(), Some(entry(2).1));
+        assert_eq!(table.get(&key(3)).unwrap(), None);
+    }
+}
+
+#[test]
+fn what_is_replaced_in_the_moment_of_its_removal_is_there_afterwards() {
+    if !permitted() {
+        return;
+    }
+    let table = table(LRU_HASH, 1000);
+    for _ in 0..20_000 {
+        table.insert(&entries([1])).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| table.insert(&[(key(1), [7; 4])]).unwrap());
+            table.remove_unchanged(&entries([1])).unwrap();
+        });
+        assert_eq!(table.get(&key(1)).unwrap(), Some([7; 4]));
+    }
+}

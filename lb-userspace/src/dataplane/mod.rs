@@ -11,6 +11,7 @@
 
 mod attach;
 pub mod batch;
+mod bpf;
 mod counters;
 mod decapsulator;
 mod earlier;

@@ -11,7 +11,8 @@ use std::{fmt, io};
 use aya::maps::{MapData, MapError, MapType};
 
 use super::{
-    batch::{BatchAttr, Command, Plain, SingleAttr, address, address_mut, bpf, count},
+    batch::Plain,
+    bpf::{BatchAttr, Command, SingleAttr, address, address_mut, bpf, count},
     error::Error,
 };
 

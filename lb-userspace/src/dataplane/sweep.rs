@@ -203,7 +203,7 @@ impl Table {
             });
             let Some(service) = stays else {
                 // A service that is gone has no flows.
-                done.push(*key);
+                done.push((*key, *value));
                 return;
             };
             if service.refresh_seconds.is_some_and(|period| times.is_due(key, &record, period)) {
@@ -214,7 +214,8 @@ impl Table {
         let after = counters.records(self.stage)?;
         // What came before the walk less what went until its end: never more than was lost.
         let lost = self.account().balance(before, after, met);
-        self.drop(&done)?;
+        // Between the same two ports a new flow may have opened since.
+        self.drop_unchanged(&done)?;
         Ok(((stay.len() - already) as u64, lost))
     }
 
@@ -225,6 +226,13 @@ impl Table {
         // What is there then, the program did not put there.
         self.account().before = None;
         self.entries.insert(entries)
+    }
+
+    /// Drops records that are still what they were.
+    fn drop_unchanged(&self, records: &[(Key, Value)]) -> io::Result<u64> {
+        let dropped = self.entries.remove_unchanged(records)?;
+        self.account().dropped += dropped;
+        Ok(dropped)
     }
 
     fn drop(&self, keys: &[Key]) -> io::Result<u64> {
