@@ -263,6 +263,9 @@ fn unsettled<T: Flows>(
 }
 
 /// The backend that a flow is recorded for, if that lives.
+///
+/// A half-open record becomes a confirmed one while other CPUs look: one that had looked for the
+/// confirmed one before, and does not find the half-open one any more, looks once more.
 #[inline(always)]
 fn recorded<T: Flows>(
     tables: &T,
@@ -274,7 +277,15 @@ fn recorded<T: Flows>(
     if let Some(number) = confirmed(tables, meta, key, flow, slot) {
         return Some(number);
     }
-    half_open(tables, meta, key, flow, slot)
+    if let Some(number) = half_open(tables, meta, key, flow, slot) {
+        return Some(number);
+    }
+    if flow.flags.opens() {
+        return None;
+    }
+    let record = tables.record(Stage::Confirmed, key)?;
+    let (number, life) = living(tables, &record);
+    life.lives().then_some(number)
 }
 
 #[inline(always)]

@@ -80,6 +80,19 @@ struct Client {
     confirmed: bool,
 }
 
+/// What a client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// What opens its flow, and says so.
+    Opening,
+    /// What neither opens nor closes it.
+    Later,
+    /// Two of those at once.
+    Twice,
+    /// Its last packet.
+    Last,
+}
+
 /// The parameters of model and mirror.
 pub const PARAMETERS: Parameters = Parameters { seed: Seed([7, 11]), place_mask: 1 };
 
@@ -120,7 +133,12 @@ impl World {
     pub fn happen(&mut self, event: Event, mirror: &mut impl Mirror) -> Result<(), Broken> {
         let by_controller = !matches!(
             event,
-            Event::Open(_) | Event::Data(_) | Event::Close(_) | Event::Pass(_) | Event::Fall(_)
+            Event::Open(_)
+                | Event::Data(_)
+                | Event::Twice(_)
+                | Event::Close(_)
+                | Event::Pass(_)
+                | Event::Fall(_)
         );
         if self.fallen && by_controller {
             self.fallen = false;
@@ -128,8 +146,9 @@ impl World {
         }
         match event {
             Event::Open(flow) => self.open(flow, mirror)?,
-            Event::Data(flow) => self.data(flow, false, mirror)?,
-            Event::Close(flow) => self.data(flow, true, mirror)?,
+            Event::Data(flow) => self.data(flow, Sent::Later, mirror)?,
+            Event::Twice(flow) => self.data(flow, Sent::Twice, mirror)?,
+            Event::Close(flow) => self.data(flow, Sent::Last, mirror)?,
             Event::Pass(seconds) => {
                 let now = self.tables.now.get() + Duration::from_secs(seconds.into());
                 self.tables.now.set(now);
@@ -167,7 +186,9 @@ impl World {
         let before = self.clients[usize::from(flow)];
         let tells = self.protocol.tells_openings();
         let retransmitted = before.last.is_some() && !before.confirmed;
-        let Ok(number) = self.send(flow, tells, false, mirror)? else {
+        let Ok(number) =
+            self.send(flow, if tells { Sent::Opening } else { Sent::Later }, mirror)?
+        else {
             // Nobody is there; an earlier flow between the same ports is over for the client.
             if !tells {
                 self.expect_nobody(flow)?;
@@ -188,11 +209,11 @@ impl World {
         Ok(())
     }
 
-    fn data(&mut self, flow: u16, closes: bool, mirror: &mut impl Mirror) -> Result<(), Broken> {
+    fn data(&mut self, flow: u16, sent: Sent, mirror: &mut impl Mirror) -> Result<(), Broken> {
         if self.clients[usize::from(flow)].last.is_none() {
             return Ok(());
         }
-        let Ok(number) = self.send(flow, false, closes, mirror)? else {
+        let Ok(number) = self.send(flow, sent, mirror)? else {
             // Nobody is there: the client gives up.
             self.expect_nobody(flow)?;
             self.clients[usize::from(flow)] = Client::default();
@@ -201,26 +222,26 @@ impl World {
         self.expect(flow, number)?;
         self.clients[usize::from(flow)].confirmed = true;
         self.remember(flow, number);
-        if closes {
+        if sent == Sent::Last {
             self.clients[usize::from(flow)] = Client::default();
         }
         Ok(())
     }
 
-    /// Sends a packet, here and in the mirror.
+    /// Sends a packet, here and in the mirror, which takes two at once for one after the other.
     fn send(
         &mut self,
         flow: u16,
-        opens: bool,
-        closes: bool,
+        sent: Sent,
         mirror: &mut impl Mirror,
     ) -> Result<Result<u16, Reason>, Broken> {
         let packet = Flow {
             service: service_key(self.protocol),
             source: [u32::from_le_bytes([198, 51, 100, 7]), 0, 0, 0],
             ports: u32::from((flow + 1000).swap_bytes()) | u32::from(80u16.swap_bytes()) << 16,
-            flags: flags(opens, closes && self.protocol.tells_ends()),
+            flags: sent.flags(self.protocol),
         };
+        self.tables.meanwhile.set((sent == Sent::Twice).then_some(packet));
         let way = steer::steer(&self.tables, &PARAMETERS, &packet).map(|way| (way.number, way.why));
         if let Ok((number, why @ (Why::Recorded | Why::MovingPrior))) = way
             && !self.life(number).lives()
@@ -228,6 +249,9 @@ impl World {
             return Err(Broken(format!("flow {flow}: {why:?} leads to {number}, which is dead")));
         }
         let way = way.map(|(number, _)| number);
+        if sent == Sent::Twice && self.tables.meanwhile.take().is_none() {
+            mirror.packet(&packet);
+        }
         match mirror.packet(&packet) {
             Some(mirrored) if mirrored != way => {
                 Err(Broken(format!("flow {flow}: the model says {way:?}, the mirror {mirrored:?}")))
@@ -283,7 +307,8 @@ impl World {
     // === The controller ===
 
     fn life(&self, number: u16) -> Life {
-        self.backends[usize::from(number)].life
+        // A model without one of its rules may well ask for one that is none.
+        self.backends.get(usize::from(number)).map_or(Life(0), |backend| backend.life)
     }
 
     fn set_life(&mut self, number: u16, new: impl Fn(Life) -> Life, mirror: &mut impl Mirror) {
@@ -486,11 +511,12 @@ impl fmt::Display for Broken {
     }
 }
 
-/// The flags of a packet that opens or closes its flow, or does neither.
-fn flags(opens: bool, closes: bool) -> TcpFlags {
-    match (opens, closes) {
-        (true, _) => TcpFlags::SYN,
-        (false, true) => TcpFlags::FIN,
-        (false, false) => TcpFlags::ACK,
+impl Sent {
+    fn flags(self, protocol: Protocol) -> TcpFlags {
+        match self {
+            Self::Opening => TcpFlags::SYN,
+            Self::Last if protocol.tells_ends() => TcpFlags::FIN,
+            Self::Later | Self::Twice | Self::Last => TcpFlags::ACK,
+        }
     }
 }

@@ -36,6 +36,9 @@ pub enum Event {
     Open(u16),
     /// A packet in the middle of a flow.
     Data(u16),
+    /// Two of them at once, on two CPUs: while the one looks for the flow's record, the other goes
+    /// its whole way.
+    Twice(u16),
     /// A flow's last packet (FIN or RST, where there is such a thing).
     Close(u16),
     /// Time goes by, in seconds.
@@ -83,7 +86,7 @@ impl Event {
     pub fn random(random: &mut impl Rng) -> Self {
         let (flow, backend) = (random.random_range(0..FLOWS), random.random_range(0..BACKENDS));
         let balances = [Balance::Ring, Balance::Loose, Balance::Turns, Balance::Load];
-        match random.random_range(0..85) {
+        match random.random_range(0..89) {
             0..12 => Self::Open(flow),
             12..52 => Self::Data(flow),
             52..56 => Self::Close(flow),
@@ -94,7 +97,8 @@ impl Event {
             72..74 => Self::Drain(backend),
             74..77 => Self::Weight(backend, random.random_range(0..4)),
             77..83 => Self::Sweep,
-            83 => Self::Balance(balances[random.random_range(0..balances.len())]),
+            83..87 => Self::Twice(flow),
+            87 => Self::Balance(balances[random.random_range(0..balances.len())]),
             _ => Self::Restart,
         }
     }

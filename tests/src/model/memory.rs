@@ -8,12 +8,13 @@ use std::{
 };
 
 use lb_common::{
+    flow::Flow,
     layout::{
         BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket, ServiceEntry, ServiceKey,
         ServiceMeta,
     },
     slot::Slot,
-    steer::{Flows, Stage, Tables},
+    steer::{self, Flows, Stage, Tables},
 };
 use weir::core::places::Place;
 
@@ -30,6 +31,8 @@ pub(crate) struct Memory {
     pub(crate) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     pub(crate) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     pub(crate) now: Cell<Duration>,
+    /// A packet that another CPU steers once this one has looked for a confirmed record in vain.
+    pub(crate) meanwhile: Cell<Option<Flow>>,
 }
 
 impl Memory {
@@ -49,6 +52,7 @@ impl Memory {
             half_open: RefCell::default(),
             confirmed: RefCell::default(),
             now: Cell::new(Duration::from_secs(1000)),
+            meanwhile: Cell::new(None),
         }
     }
 
@@ -100,7 +104,15 @@ impl Flows for Memory {
     }
 
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
-        self.table(stage).borrow().get(key).cloned()
+        let found = self.table(stage).borrow().get(key).cloned();
+        if found.is_none()
+            && stage == Stage::Confirmed
+            && let Some(packet) = self.meanwhile.take()
+        {
+            // Where it goes is where this one must go.
+            let _ = steer::steer(self, &PARAMETERS, &packet);
+        }
+        found
     }
 
     fn keep(&self, stage: Stage, key: &FlowKey, record: &FlowRecord) {

@@ -29,7 +29,7 @@ const fn rule(
 }
 
 /// In the order of the files. Several may edit the same line, one after the other.
-pub(super) const RULES: [Rule; 26] = [
+pub(super) const RULES: [Rule; 27] = [
     // === a packet ===
     rule(
         "a slot that is not settled asks the records",
@@ -43,6 +43,12 @@ pub(super) const RULES: [Rule; 26] = [
         "if let Some(number) = recorded(tables, service.meta, &key, flow, slot_in_map) {",
         "let found = recorded(tables, service.meta, &key, flow, slot_in_map);\n    \
          if let (false, Some(number)) = (BROKEN, found) {",
+    ),
+    rule(
+        "a record that was just confirmed is looked for once more",
+        STEER,
+        "life.lives().then_some(number)",
+        "(life.lives() && !BROKEN).then_some(number)",
     ),
     rule(
         "while a slot moves, an opening goes to the owner",
