@@ -144,6 +144,12 @@ pub fn answer(
     Some(Outcome::Answered)
 }
 
+/// The address that a message comes from, as it stands in the packet; 0 if it is none.
+#[inline(always)]
+pub fn source(packet: &Packet<'_>) -> u32 {
+    packet.at::<EchoFrame>(0).map_or(0, |frame| u32::from_le_bytes(frame.source))
+}
+
 // === impl EchoFrame ===
 
 impl EchoFrame {

@@ -17,6 +17,7 @@
 //! | `REASON_COUNTERS` | `u64`, a CPU | one a packet not forwarded |
 //! | `RECORD_COUNTERS` | [`RecordCounters`], a CPU | one a flow that is recorded or dropped |
 //! | `HEARTBEAT` | [`Heartbeat`], 64 bytes | none, unless a peer probes |
+//! | `PREDECESSOR` | [`Predecessor`], 64 bytes | none, unless a flow is not known in a slot that is not settled |
 //! | `VIRTUAL_MACS` | [`VirtualMacs`], 64 bytes | none, unless a frame is for a virtual router |
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
 //! | `REJECT_PACE` | `u64`, a CPU: see [`crate::pace`] | none, unless a service without backends rejects |
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.
@@ -378,6 +379,29 @@ pub struct Heartbeat {
     pub reserved: [Word64; 7],
 }
 
+/// The balancer that had the virtual addresses before this one, which may know flows that this one
+/// does not: see [`crate::steer::Flows::has_second_chance`].
+#[repr(C, align(64))]
+#[derive(Debug)]
+#[cfg_attr(not(target_arch = "bpf"), derive(Default))]
+pub struct Predecessor {
+    /// Its IPv4 address on the segment as it stands in a packet; 0 for none.
+    pub address: Word64,
+    /// Until when packets are handed to it, in nanoseconds of the kernel's monotonic clock
+    /// (`bpf_ktime_get_ns`); 0 for not at all. Not far ahead, and moved on by the daemon as long as
+    /// that host answers probes: who is gone gets nothing.
+    pub until: Word64,
+    /// Its Ethernet address as [`crate::flow::mac_word`] makes it, 0 for unknown: written by the
+    /// program, which sees the answers to probes.
+    pub mac: Word64,
+    /// The address of the interface that it is reached by: written by the program, likewise.
+    pub own_mac: Word64,
+    /// The index of that interface: likewise.
+    pub interface: Word64,
+    /// Not used.
+    pub reserved: [Word64; 3],
+}
+
 impl BackendEntry {
     /// In `link`: packets go through the entry's tunnel. In the word that every packet reads, as
     /// its sign, so that one comparison tells a plain Ethernet hop from this and from none at all.
@@ -457,5 +481,6 @@ const _: () = assert!(size_of::<BackendEntry>() == 64);
 const _: () = assert!(size_of::<Rotation>() == 64);
 const _: () = assert!(size_of::<Load>() == 64);
 const _: () = assert!(size_of::<Heartbeat>() == 64);
+const _: () = assert!(size_of::<Predecessor>() == 64);
 const _: () = assert!(size_of::<BackendCounters>() == 32);
 const _: () = assert!(size_of::<RecordCounters>() == 24);

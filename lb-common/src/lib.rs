@@ -28,6 +28,7 @@ pub mod packet;
 pub mod reason;
 pub mod reject;
 pub mod rewrite;
+pub mod second_chance;
 pub mod slot;
 pub mod steer;
 pub mod tunnel;

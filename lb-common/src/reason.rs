@@ -42,6 +42,9 @@ pub enum Reason {
     Ping = 16,
     /// The service has no backend, and its `on_empty` says `reject`: answered so.
     Rejected = 17,
+    /// The flow is not known, and the balancer that had the address until just now may know it: sent
+    /// there.
+    SecondChance = 18,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -53,11 +56,13 @@ pub enum Refusal {
     Drop,
     /// An answer goes back in its place.
     Answer,
+    /// It goes to another balancer, as it is.
+    HandOn,
 }
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
@@ -76,6 +81,7 @@ impl Reason {
         Self::RejectLimited,
         Self::Ping,
         Self::Rejected,
+        Self::SecondChance,
     ];
 
     /// What happens to such a packet.
@@ -85,8 +91,10 @@ impl Reason {
             Refusal::Pass
         } else if (self as u32) < Self::Ping as u32 {
             Refusal::Drop
-        } else {
+        } else if (self as u32) < Self::SecondChance as u32 {
             Refusal::Answer
+        } else {
+            Refusal::HandOn
         }
     }
 
@@ -111,6 +119,7 @@ impl Reason {
             Self::NoHeadroom => "no_headroom",
             Self::Ping => "ping",
             Self::Rejected => "rejected",
+            Self::SecondChance => "second_chance",
         }
     }
 }

@@ -12,6 +12,10 @@
 //! A recorded flow belongs to its backend as long as that lives. So what a change of the ring
 //! would have moved is recorded packet by packet, within one idle time-out, and nothing else is.
 //!
+//! Where the virtual address has just come from another balancer, that one may know a flow of which
+//! this one was not told yet: a packet that opens none goes there before it goes to the prior, or to
+//! the owner ([`Flows::has_second_chance`]; the name is that of GitHub's GLB, where it is a backend's).
+//!
 //! A service that balances per flow (`round_robin`, `least_conn`) has no settled slot. A flow that
 //! opens is recorded for the backend that `choose` picks, in place of the owner.
 
@@ -66,6 +70,9 @@ pub trait Flows: Tables {
     fn turn_to(&self, rotation: &Rotation, position: u32);
     /// Counts flows that have become active, or none any more.
     fn count(&self, load: &Load, change: i64);
+    /// Whether another balancer is to be given the packet if its flow is not known here. Not if the
+    /// packet comes from there.
+    fn has_second_chance(&self) -> bool;
 }
 
 /// Which table a record is in.
@@ -203,7 +210,7 @@ pub fn steer<'t, T: Flows>(
     let (number, why) = if slot.is_settled() {
         (slot.owner(), Why::Settled)
     } else {
-        unsettled(tables, service, slot_index, slot, flow)
+        unsettled(tables, service, slot_index, slot, flow)?
     };
     if number == Slot::NONE {
         return Err(empty(service.meta));
@@ -234,11 +241,14 @@ fn unsettled<T: Flows>(
     slot_index: u32,
     slot: Slot,
     flow: &Flow,
-) -> (u16, Why) {
+) -> Result<(u16, Why), Reason> {
     let key = FlowKey::new(flow.source, flow.ports, service.meta.index());
     let slot_in_map = service.ring.base + slot_index;
     if let Some(number) = recorded(tables, service.meta, &key, flow, slot_in_map) {
-        return (number, Why::Recorded);
+        return Ok((number, Why::Recorded));
+    }
+    if !flow.flags.opens() && tables.has_second_chance() {
+        return Err(Reason::SecondChance);
     }
     let opens = flow.flags.opens() || service.meta.has(ServiceMeta::UNANNOUNCED);
     let (number, why, stage) = match slot.prior() {
@@ -248,18 +258,18 @@ fn unsettled<T: Flows>(
             (number, why, Stage::HalfOpen)
         }
         Prior::Moving(_) => (slot.owner(), Why::MovingOpening, Stage::HalfOpen),
-        _ if service.meta.is_per_flow() => return (slot.owner(), Why::NotRecorded),
-        _ => return (slot.owner(), Why::ExceptionsOwner),
+        _ if service.meta.is_per_flow() => return Ok((slot.owner(), Why::NotRecorded)),
+        _ => return Ok((slot.owner(), Why::ExceptionsOwner)),
     };
     let life = life_of(tables, number);
     if !life.lives() {
         // A dead prior has no flows to protect; the controller is about to say so in the slot.
-        return (slot.owner(), Why::ExceptionsOwner);
+        return Ok((slot.owner(), Why::ExceptionsOwner));
     }
     let record = new_record(tables, number, life, slot_in_map, flow);
     tables.keep(stage, &key, &record);
     count(tables, service.meta, number, i64::from(!flow.flags.closes()));
-    (number, why)
+    Ok((number, why))
 }
 
 /// The backend that a flow is recorded for, if that lives.

@@ -7,7 +7,7 @@ use lb_common::{
     packet::Packet,
 };
 
-use crate::maps;
+use crate::{maps, second_chance};
 
 /// The echo's UDP port; where it is 0, the verifier leaves all of this out.
 #[unsafe(no_mangle)]
@@ -43,6 +43,9 @@ fn answers(start: usize, end: usize) -> u32 {
         // SAFETY: the kernel returned this CPU's own entry, and a program is not preempted by
         // another instance of itself on the same CPU.
         unsafe { *counter += 1 };
+    }
+    if outcome == Outcome::Answer {
+        second_chance::learn(&packet);
     }
     u32::from(outcome == Outcome::Answered)
 }

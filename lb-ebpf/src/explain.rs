@@ -14,7 +14,7 @@ use crate::maps::KernelTables;
 
 /// The kernel's maps, read only: records are copied, so that what steering writes into one goes
 /// nowhere.
-pub(crate) struct Unchanged;
+pub(crate) struct Unchanged<'c>(pub(crate) KernelTables<'c>);
 
 /// A copy of a record.
 pub(crate) struct Copied(FlowRecord);
@@ -28,49 +28,52 @@ impl Deref for Copied {
     }
 }
 
-impl Tables for Unchanged {
+impl Tables for Unchanged<'_> {
     #[inline(always)]
     fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
-        KernelTables.bucket(place)
+        self.0.bucket(place)
     }
 
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<Slot> {
-        KernelTables.slot(index)
+        self.0.slot(index)
     }
 
     #[inline(always)]
     fn backend(&self, number: u16) -> Option<&BackendEntry> {
-        KernelTables.backend(number)
+        self.0.backend(number)
     }
 
     #[inline(always)]
     fn rotation(&self, service: u32) -> Option<&Rotation> {
-        KernelTables.rotation(service)
+        self.0.rotation(service)
     }
 
     #[inline(always)]
     fn load(&self, number: u16) -> Option<&Load> {
-        KernelTables.load(number)
+        self.0.load(number)
     }
 }
 
-impl Flows for Unchanged {
-    type Record<'t> = Copied;
+impl Flows for Unchanged<'_> {
+    type Record<'t>
+        = Copied
+    where
+        Self: 't;
 
     #[inline(always)]
     fn now(&self) -> u32 {
-        KernelTables.now()
+        self.0.now()
     }
 
     #[inline(always)]
     fn beat(&self) -> u32 {
-        KernelTables.beat()
+        self.0.beat()
     }
 
     #[inline(always)]
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Copied> {
-        let record = KernelTables.record(stage, key)?;
+        let record = self.0.record(stage, key)?;
         Some(Copied(record.copied()))
     }
 
@@ -85,6 +88,11 @@ impl Flows for Unchanged {
 
     #[inline(always)]
     fn count(&self, _load: &Load, _change: i64) {}
+
+    #[inline(always)]
+    fn has_second_chance(&self) -> bool {
+        self.0.has_second_chance()
+    }
 }
 
 /// What became of a packet, in words that the controller reads.

@@ -20,13 +20,14 @@ use lb_common::{
 use crate::{
     count, echo, icmp, log,
     maps::{self, KernelTables},
-    reject, tunnel,
+    reject, second_chance, tunnel,
 };
 
 /// In place of an action, from [`forward_ipv6`]: see to it further. What is rare is done after the
 /// return, not within, where the stacks of all three functions would add up to too much.
 const ICMPV6: u32 = 1 << 8;
 const REJECTED_IPV6: u32 = 1 << 9;
+const HANDED_ON_IPV6: u32 = 1 << 10;
 
 /// What becomes of a packet.
 #[inline(always)]
@@ -40,6 +41,7 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
             return match forward_ipv6(ctx.as_ptr().cast(), start, end) {
                 ICMPV6 => icmp::ipv6(ctx.as_ptr().cast(), start, end),
                 REJECTED_IPV6 => reject::ipv6(ctx.as_ptr().cast(), start, end),
+                HANDED_ON_IPV6 => second_chance::hand_on(start, end),
                 action => action,
             };
         }
@@ -59,6 +61,10 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
         Err(Reason::Rejected) => {
             let (start, end) = packet.bounds();
             reject::ipv4(ctx.as_ptr().cast(), start, end)
+        }
+        Err(Reason::SecondChance) => {
+            let (start, end) = packet.bounds();
+            second_chance::hand_on(start, end)
         }
         Err(reason) => refuse(ctx, reason),
     }
@@ -80,6 +86,7 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
         Ok(action) => action,
         Err(Reason::Icmp) => ICMPV6,
         Err(Reason::Rejected) => REJECTED_IPV6,
+        Err(Reason::SecondChance) => HANDED_ON_IPV6,
         Err(reason) => refuse(&ctx, reason),
     }
 }
@@ -93,7 +100,8 @@ fn send(
     flow: &Flow,
     tell: impl FnOnce(&XdpContext, &Flow, &Way<'_>),
 ) -> Result<u32, Reason> {
-    let way = steer::steer(&KernelTables, &maps::Loaded, flow)?;
+    let tables = KernelTables(ctx);
+    let way = steer::steer(&tables, &maps::Loaded, flow)?;
     let length = packet.length();
     let interface = match rewrite::l2(packet, way.backend)? {
         Some(interface) => interface,
@@ -118,6 +126,6 @@ pub(crate) fn refuse(ctx: &XdpContext, reason: Reason) -> u32 {
     match reason.refusal() {
         Refusal::Pass => XDP_PASS,
         Refusal::Drop => XDP_DROP,
-        Refusal::Answer => XDP_TX,
+        Refusal::Answer | Refusal::HandOn => XDP_TX,
     }
 }

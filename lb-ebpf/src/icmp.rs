@@ -22,7 +22,7 @@ use crate::{
     explain::Unchanged,
     forward::refuse,
     maps::{self, KernelTables},
-    tunnel,
+    second_chance, tunnel,
 };
 
 /// A packet of ICMP: an error to its backend, an echo request back, all else to the kernel.
@@ -30,15 +30,16 @@ use crate::{
 pub(crate) fn ipv4(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: the bounds of the frame, which the caller does not touch any more.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
+    let ctx = XdpContext::new(ctx);
     let outcome = match icmp::read_ipv4(&packet) {
-        Ok(Message::Error(flow)) => deliver(ctx, &mut packet, &flow),
+        Ok(Message::Error(flow)) => deliver(&ctx, &mut packet, &flow),
         Ok(Message::Echo(key)) => {
-            let wanted = steer::answers_ping(&KernelTables, &maps::Loaded, key);
+            let wanted = steer::answers_ping(&KernelTables(&ctx), &maps::Loaded, key);
             Err(if wanted && icmp::answer_ipv4(&mut packet) { Reason::Ping } else { Reason::Icmp })
         }
         Err(reason) => Err(reason),
     };
-    outcome.unwrap_or_else(|reason| refuse(&XdpContext::new(ctx), reason))
+    outcome.unwrap_or_else(|reason| refuse(&ctx, reason))
 }
 
 /// The same of ICMPv6.
@@ -46,32 +47,38 @@ pub(crate) fn ipv4(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
 pub(crate) fn ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: as above.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
+    let ctx = XdpContext::new(ctx);
     let outcome = match icmp::read_ipv6(&packet) {
-        Ok(Message::Error(flow)) => deliver(ctx, &mut packet, &flow),
+        Ok(Message::Error(flow)) => deliver(&ctx, &mut packet, &flow),
         Ok(Message::Echo(key)) => {
-            let wanted = steer::answers_ping(&KernelTables, &maps::Loaded, key);
+            let wanted = steer::answers_ping(&KernelTables(&ctx), &maps::Loaded, key);
             Err(if wanted && icmp::answer_ipv6(&mut packet) { Reason::Ping } else { Reason::Icmp })
         }
         Err(reason) => Err(reason),
     };
-    outcome.unwrap_or_else(|reason| refuse(&XdpContext::new(ctx), reason))
+    outcome.unwrap_or_else(|reason| refuse(&ctx, reason))
 }
 
 /// Sends an error to the backend of the flow that it is about, and remembers nothing of it.
 #[inline(always)]
-fn deliver(ctx: *mut xdp_md, packet: &mut Packet<'_>, flow: &Flow) -> Result<u32, Reason> {
-    let way = match steer::steer(&Unchanged, &maps::Loaded, flow) {
+fn deliver(ctx: &XdpContext, packet: &mut Packet<'_>, flow: &Flow) -> Result<u32, Reason> {
+    let tables = Unchanged(KernelTables(ctx));
+    let way = match steer::steer(&tables, &maps::Loaded, flow) {
         Ok(way) => way,
         // About a packet of this host's own.
         Err(Reason::NoService) => return Err(Reason::Icmp),
         // An error is answered with none (RFC 1122 section 3.2.2).
         Err(Reason::Rejected) => return Err(Reason::NoBackend),
+        Err(Reason::SecondChance) => {
+            let (start, end) = packet.bounds();
+            return Ok(second_chance::hand_on(start, end));
+        }
         Err(reason) => return Err(reason),
     };
     let length = packet.length();
     let interface = match rewrite::l2(packet, way.backend)? {
         Some(interface) => interface,
-        None => tunnel::enter(&XdpContext::new(ctx), packet, way.backend, flow)?,
+        None => tunnel::enter(ctx, packet, way.backend, flow)?,
     };
     let redirected = interface != maps::own_index();
     count::forwarded(way.number, length, false, redirected);

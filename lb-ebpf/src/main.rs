@@ -3,7 +3,7 @@
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
 //! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), answers for services without backends
-//! ([`mod@reject`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
+//! ([`mod@reject`]), the way to the balancer that may know a flow ([`second_chance`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
 //! ([`mod@echo`]) and the log ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -26,6 +26,7 @@ mod icmp;
 mod log;
 mod maps;
 mod reject;
+mod second_chance;
 mod tunnel;
 
 use aya_ebpf::{
@@ -35,7 +36,7 @@ use aya_ebpf::{
 };
 use lb_common::{flow, packet::Packet, steer};
 
-use crate::explain::Unchanged;
+use crate::{explain::Unchanged, maps::KernelTables};
 
 /// Steers a packet: forwarded to its backend, passed to the kernel, or dropped.
 #[xdp]
@@ -48,8 +49,9 @@ pub fn weir(ctx: XdpContext) -> u32 {
 pub fn explain(ctx: XdpContext) -> u32 {
     // SAFETY: the context's bounds are the frame's, and the program is its only user.
     let packet = unsafe { Packet::from_bounds(ctx.data(), ctx.data_end()) };
+    let tables = Unchanged(KernelTables(&ctx));
     let outcome = match flow::parse(&packet, maps::is_ours) {
-        Ok(flow) => steer::steer(&Unchanged, &maps::Loaded, &flow),
+        Ok(flow) => steer::steer(&tables, &maps::Loaded, &flow),
         Err(reason) => Err(reason),
     };
     maps::tell(explain::answer(outcome));

@@ -6,6 +6,7 @@ use aya_ebpf::{
     btf_maps::{Array, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::btf_map,
+    programs::XdpContext,
 };
 use lb_common::{
     echo::Outcome,
@@ -13,14 +14,14 @@ use lb_common::{
     hash::Seed,
     layout::{
         Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Heartbeat, Load,
-        RecordCounters, RingLine, Rotation, ServiceBucket, VirtualMacs,
+        Predecessor, RecordCounters, RingLine, Rotation, ServiceBucket, VirtualMacs,
     },
     reason::Reason,
     slot::Slot,
     steer::{Constants, Flows, Stage, Tables, line_of},
 };
 
-use crate::count;
+use crate::{count, second_chance};
 
 /// `BPF_F_MMAPABLE`: the controller writes these tables through a mapping.
 const MAPPED: usize = 1 << 10;
@@ -54,6 +55,8 @@ static REASON_COUNTERS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::n
 static RECORD_COUNTERS: PerCpuArray<RecordCounters, { Stage::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static HEARTBEAT: Array<Heartbeat, 1, MAPPED> = Array::new();
+#[btf_map]
+static PREDECESSOR: Array<Predecessor, 1, MAPPED> = Array::new();
 #[btf_map]
 static VIRTUAL_MACS: Array<VirtualMacs, 1, MAPPED> = Array::new();
 #[btf_map]
@@ -122,10 +125,16 @@ pub(crate) fn own_index() -> u32 {
     OWN_INDEX.load()
 }
 
-/// The kernel's maps as steering reads them.
-pub(crate) struct KernelTables;
+/// The interface's own address.
+#[inline(always)]
+pub(crate) fn own_mac() -> u64 {
+    OWN_MAC.load()
+}
 
-impl Tables for KernelTables {
+/// The kernel's maps as steering reads them, for one packet.
+pub(crate) struct KernelTables<'c>(pub(crate) &'c XdpContext);
+
+impl Tables for KernelTables<'_> {
     #[inline(always)]
     fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
         SERVICES.get(place)
@@ -153,8 +162,11 @@ impl Tables for KernelTables {
     }
 }
 
-impl Flows for KernelTables {
-    type Record<'t> = &'t FlowRecord;
+impl Flows for KernelTables<'_> {
+    type Record<'t>
+        = &'t FlowRecord
+    where
+        Self: 't;
 
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -230,6 +242,11 @@ impl Flows for KernelTables {
     fn count(&self, load: &Load, change: i64) {
         load.active.add(change);
     }
+
+    #[inline(always)]
+    fn has_second_chance(&self) -> bool {
+        second_chance::is_given(self.0)
+    }
 }
 
 /// Tells the controller of a record; counts it if there is no room.
@@ -274,6 +291,12 @@ pub(crate) fn record_counters(stage: Stage) -> Option<*mut RecordCounters> {
 #[inline(always)]
 pub(crate) fn heartbeat() -> Option<&'static Heartbeat> {
     HEARTBEAT.get(0)
+}
+
+/// The balancer that had the virtual addresses before.
+#[inline(always)]
+pub(crate) fn predecessor() -> Option<&'static Predecessor> {
+    PREDECESSOR.get(0)
 }
 
 /// This CPU's counter of an outcome of the echo.

@@ -9,7 +9,7 @@ use weir::{
     sync::Key,
     vrrp::fsm::State,
 };
-use weir_lab::{Lab, Weir, WeirPair, vrrp::Vrrp};
+use weir_lab::{Lab, Weir, WeirPair, backend::LINE_PORT, vrrp::Vrrp};
 
 const PORT: u16 = 80;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -104,6 +104,43 @@ fn tables_that_do_not_come_are_waited_for_ten_seconds_and_a_silent_peer_not_at_a
     pair.wait_for(PATIENCE, "the first a master", is_master).unwrap();
     let reason = pair.vrrp(0).unwrap().reason;
     assert!(reason.starts_with("no advert of a master"), "{reason}");
+}
+
+#[test]
+fn flows_of_which_a_dead_daemon_could_not_tell_outlive_the_takeover() {
+    let lab = lab();
+    // Long enough that connections open between the daemon's death and the takeover.
+    let vrrp = Vrrp::new(Duration::from_millis(700));
+    let mut pair = WeirPair::start(&lab, &vrrp, &[lab.service("lines", LINE_PORT)]).unwrap();
+    pair.settle(PATIENCE).unwrap();
+    for change in ["drain", "enable"] {
+        pair.weir(0).cli(&["backend", change, "lines", "b3"]).unwrap();
+    }
+    pair.wait_until_same(PATIENCE).unwrap();
+    pair.weir_mut(0).kill();
+    let control = lab.backend("b1").socket(LINE_PORT);
+    let period = Duration::from_millis(50);
+    let held = lab.client().hold(lab.vip(LINE_PORT), control, 90, period).unwrap();
+    assert_eq!(pair.vrrp(1).unwrap().state, State::Backup, "all opened before the takeover");
+    let by_backend = held.by_backend();
+    held.begin();
+    pair.wait_for_owners([true, true], PATIENCE).unwrap();
+    held.wait_until_answered(PATIENCE).unwrap();
+    let handed_on = pair.weir(1).status().unwrap().packets.handed_on;
+    assert!(handed_on > 0, "the second asks the first about flows of slots that move");
+
+    // The daemon comes back and tells; with the addresses, as the preferred master.
+    pair.weir_mut(0).start().unwrap();
+    pair.settle(PATIENCE).unwrap();
+    held.wait_until_answered(PATIENCE).unwrap();
+    // The second one knows them now, and has them again.
+    pair.release(0).unwrap();
+    let owns = || Ok(pair.vrrp(1)?.state == State::Master);
+    pair.wait_for(PATIENCE, "the second a master", owns).unwrap();
+    held.wait_until_answered(PATIENCE).unwrap();
+    let account = held.account();
+    assert!(account.ended.is_empty(), "{account:?}");
+    assert_eq!(held.by_backend(), by_backend);
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Snapshot {
         let packets = &self.status.packets;
         let total = |reasons: &[(String, u64)]| reasons.iter().map(|(_, count)| count).sum::<u64>();
         let verdicts = [
-            ("tx", packets.tx + total(&packets.answer)),
+            ("tx", packets.tx + total(&packets.answer) + packets.handed_on),
             ("redirect", packets.redirect),
             ("pass", total(&packets.pass)),
             ("drop", total(&packets.drop)),
@@ -147,7 +147,9 @@ impl Snapshot {
             let samples = reasons.iter().map(|(reason, n)| ([("reason", reason.as_str())], *n));
             counter(encoder, name, help, samples)?;
         }
-        Ok(())
+        let help = "Packets handed on to the balancer that had the virtual addresses before";
+        let none: [(&str, &str); 0] = [];
+        counter(encoder, "second_chances", help, [(none, packets.handed_on)])
     }
 
     fn vrrp(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -259,8 +259,12 @@ fn packets(packets: &PacketStatus) -> String {
         }
         text
     };
+    let handed_on = match packets.handed_on {
+        0 => String::new(),
+        number => format!(", handed on {number}"),
+    };
     format!(
-        "packets: {} forwarded (tx {}, redirect {}), passed {}, dropped {}, answered {}\n",
+        "packets: {} forwarded (tx {}, redirect {}), passed {}, dropped {}, answered {}{handed_on}\n",
         packets.tx + packets.redirect,
         packets.tx,
         packets.redirect,
@@ -342,7 +346,7 @@ web  yellow  tcp 192.0.2.10:80  maglev  l2  1 of 2 up
   b        10.0.0.1  down   1h 2m       1    0.0 %       30   3000          2  connection refused
 
 flows: 42 of 65536 recorded, 3 half-open, 1 lost: raise limits.flows
-packets: 70 forwarded (tx 60, redirect 10), passed 7 (not_ip 3, icmp 4), dropped 5 (no_backend 5), answered 6 (ping 6)
+packets: 70 forwarded (tx 60, redirect 10), passed 7 (not_ip 3, icmp 4), dropped 5 (no_backend 5), answered 6 (ping 6), handed on 7
 "
         );
     }

@@ -150,6 +150,9 @@ pub struct PacketStatus {
     /// Answered in a backend's place, by reason.
     #[serde(default)]
     pub answer: Vec<(String, u64)>,
+    /// Handed on to the balancer that had the virtual addresses before.
+    #[serde(default)]
+    pub handed_on: u64,
     /// Datagrams to the port of the liveness echo, by outcome.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub echo: Vec<(String, u64)>,

@@ -155,7 +155,7 @@ fn refused(mut answer: Explanation, reason: Reason) -> Explanation {
     let verdict = match reason.refusal() {
         Refusal::Pass => "pass",
         Refusal::Drop => "drop",
-        Refusal::Answer => "tx",
+        Refusal::Answer | Refusal::HandOn => "tx",
     };
     verdict.clone_into(&mut answer.verdict);
     answer

@@ -181,8 +181,10 @@ async fn start_replication(
 fn echo(config: &Config, key: Option<&Key>, id: &TablesId, tables: &Tables) -> Option<vrrp::Echo> {
     let (sync, key) = (config.sync.as_ref()?, key?);
     let (interval, port) = (sync.probe, sync.listen.port());
-    let (key, heart) = (key.echo_key(), tables.heart.clone());
-    (!interval.is_zero()).then_some(vrrp::Echo { interval, port, node: id.id, key, heart })
+    let (key, heart, predecessor) =
+        (key.echo_key(), tables.heart.clone(), tables.predecessor.clone());
+    let echo = vrrp::Echo { interval, port, node: id.id, key, heart, predecessor };
+    (!interval.is_zero()).then_some(echo)
 }
 
 /// Attaches the program, with the records of flows that the tables of the run before hold.

@@ -63,6 +63,10 @@ impl Past {
                 Refusal::Pass => &mut status.packets.pass,
                 Refusal::Drop => &mut status.packets.drop,
                 Refusal::Answer => &mut status.packets.answer,
+                Refusal::HandOn => {
+                    status.packets.handed_on += count.packets;
+                    continue;
+                }
             };
             list.push((count.reason.name().to_owned(), count.packets));
         }

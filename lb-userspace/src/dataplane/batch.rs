@@ -6,14 +6,7 @@
 
 #![allow(unsafe_code, reason = "system calls that read and write our memory by address")]
 
-use std::{
-    collections::HashSet,
-    hash::Hash,
-    io,
-    marker::PhantomData,
-    path::Path,
-    thread,
-};
+use std::{collections::HashSet, hash::Hash, io, marker::PhantomData, path::Path, thread};
 
 use aya::maps::{MapData, MapError, MapType};
 

@@ -26,7 +26,8 @@ use crate::config::Limits;
 /// Version 2 added the life of a backend, `FLOWS` and `HALF_OPEN`; version 3 `ROTATIONS` and
 /// `LOADS`, version 4 `HEARTBEAT` and `ECHO_COUNTERS`, version 5 the beat in a record's marks,
 /// version 6 `VIRTUAL_MACS`, version 7 more reasons, version 8 the tunnel in a backend's entry, and
-/// more reasons, version 9 `REJECT_PACE`.
+/// more reasons, version 9 `REJECT_PACE`, version 10 `PREDECESSOR`
+/// and another reason.
 pub const OLDEST_READABLE: u32 = 1;
 
 /// Tables to fill others from.

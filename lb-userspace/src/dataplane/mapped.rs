@@ -265,6 +265,10 @@ impl lb_common::steer::Flows for Mapped {
     fn count(&self, load: &Load, change: i64) {
         load.active.add(change);
     }
+
+    fn has_second_chance(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

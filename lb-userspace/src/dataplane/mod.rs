@@ -22,6 +22,7 @@ mod heartbeat;
 mod mapped;
 mod packet_log;
 mod percpu;
+mod predecessor;
 mod recorded;
 mod sweep;
 mod tables;
@@ -42,6 +43,7 @@ pub use self::{
     heartbeat::{Heart, kernel_nanoseconds},
     mapped::Mapped,
     packet_log::{PACKET_LOG, PacketLog},
+    predecessor::Predecessor,
     recorded::RecordedFlows,
     sweep::{Records, kernel_seconds},
     tables::{Ingress, MAPS, Tables, load, prepare},

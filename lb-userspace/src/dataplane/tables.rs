@@ -20,13 +20,14 @@ use super::{
     error::Error,
     heartbeat::Heart,
     mapped::{Mapped, Pages},
+    predecessor::Predecessor,
     sweep::Records,
     virtual_macs::VirtualMacs,
 };
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 16] = [
+pub const MAPS: [(&str, u32); 17] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -43,6 +44,7 @@ pub const MAPS: [(&str, u32); 16] = [
     ("ECHO_COUNTERS", 8),
     ("REJECT_PACE", 8),
     ("VIRTUAL_MACS", 64),
+    ("PREDECESSOR", 64),
 ];
 
 /// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
@@ -62,6 +64,8 @@ pub struct Tables {
     pub virtual_macs: VirtualMacs,
     /// What peers are told of this daemon.
     pub heart: Heart,
+    /// Which balancer may know flows that are not known here.
+    pub predecessor: Predecessor,
 }
 
 impl Tables {
@@ -86,9 +90,10 @@ impl Tables {
             pinned(&directory, "ECHO_COUNTERS")?,
         )?);
         let heart = Heart::new(pages(&directory, "HEARTBEAT", id.limits)?);
+        let predecessor = Predecessor::new(pages(&directory, "PREDECESSOR", id.limits)?);
         let virtual_macs = VirtualMacs::new(pages(&directory, "VIRTUAL_MACS", id.limits)?);
         let records = Arc::new(Records::open(id, bpf_dir, Arc::clone(&counters))?);
-        Ok(Self { mapped: Arc::new(mapped), records, counters, heart, virtual_macs })
+        Ok(Self { mapped: Arc::new(mapped), records, counters, heart, predecessor, virtual_macs })
     }
 
     /// Whether the tables of an id are all there, with their sizes.
@@ -244,7 +249,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
         "VIRTUAL_MACS" => 2 * lb_common::layout::VirtualMacs::PLACES,
-        "FLOW_NEWS_LOST" | "HEARTBEAT" | "REJECT_PACE" => 1,
+        "FLOW_NEWS_LOST" | "HEARTBEAT" | "PREDECESSOR" | "REJECT_PACE" => 1,
         "ECHO_COUNTERS" => u32::try_from(Outcome::ALL.len()).unwrap_or(u32::MAX),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),

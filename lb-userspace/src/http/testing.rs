@@ -136,6 +136,7 @@ pub(crate) fn status() -> Status {
             pass: vec![("not_ip".to_owned(), 3), ("icmp".to_owned(), 4)],
             drop: vec![("no_backend".to_owned(), 5)],
             answer: vec![("ping".to_owned(), 6)],
+            handed_on: 7,
             echo: vec![("answered".to_owned(), 5)],
         },
         flows: FlowsStatus {

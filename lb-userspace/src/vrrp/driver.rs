@@ -9,6 +9,7 @@
 mod hosts;
 mod knowledge;
 mod orders;
+mod second_chance;
 mod sending;
 mod wishes;
 mod witnesses;
@@ -16,7 +17,7 @@ mod witnesses;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::poll_fn,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     task::Poll,
     time::Duration,
 };
@@ -31,6 +32,7 @@ use super::{
     io::{AdvertSocket, Buffer, FrameSocket},
     keeper::{Keeper, Orders, Place},
     script::Scripts,
+    second_chance::SecondChance,
     track::{DaemonFacts, Facts},
     witness,
 };
@@ -93,6 +95,9 @@ struct Driver {
     informed: bool,
     /// The other routers' hosts, if they are probed.
     hosts: Option<Hosts>,
+    /// The latest other master, and the time for which it is asked about flows.
+    master_before: Option<Ipv4Addr>,
+    second_chance: Option<SecondChance>,
     witnesses: Witnesses,
     /// How long masters keep their addresses without a sign, if there are witnesses.
     patience: Option<Duration>,
@@ -137,6 +142,8 @@ pub(super) async fn run(
         facts: Facts::default(),
         informed: false,
         hosts: echo.map(Hosts::new),
+        master_before: None,
+        second_chance: None,
         witnesses: Witnesses::new(&peers.witnesses, clock.now().monotonic),
         patience: (!peers.witnesses.is_empty()).then_some(witness::PATIENCE),
         last_round: Duration::ZERO,
@@ -252,6 +259,7 @@ impl Driver {
         }
         self.ping_witnesses(now);
         self.move_groups();
+        self.hand_on();
         self.announce();
         self.retire();
         self.give_orders();
@@ -290,6 +298,7 @@ impl Driver {
                     instance.holds = Some(true);
                     instance.announcements.start(instance.spec.garp, now);
                     self.tell_program();
+                    self.give_second_chance();
                     // Now: what a client sends meanwhile goes to the master that was.
                     self.announce();
                 }
@@ -322,6 +331,7 @@ impl Driver {
                     let now = self.now();
                     let instance = &mut self.running[position].instance;
                     instance.announcements.again(instance.spec.garp, now);
+                    self.give_second_chance();
                     self.announce();
                 }
                 Output::Ask => self.witnesses.ask(self.now()),

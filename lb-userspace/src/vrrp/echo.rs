@@ -15,7 +15,7 @@ use std::{collections::VecDeque, time::Duration};
 use lb_common::echo::{EchoKey, Message, NEVER, Responder};
 use serde::{Deserialize, Serialize};
 
-use crate::dataplane::Heart;
+use crate::dataplane::{Heart, Predecessor};
 
 /// Lost probes that make a silence, and answers in a row that make an end of it.
 const PROOF: usize = 3;
@@ -40,13 +40,16 @@ pub struct Echo {
     pub key: EchoKey,
     /// Where this daemon's own sign of life goes.
     pub heart: Heart,
+    /// Where it stands which peer may know flows that are not known here.
+    pub predecessor: Predecessor,
 }
 
 /// What is known of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
     /// It has not answered yet: its adverts alone say whether it lives.
+    #[default]
     Unknown,
     /// Host and daemon live.
     Alive,
@@ -219,6 +222,11 @@ impl Liveness {
             Self::DaemonGone => "daemon_gone",
             Self::Silent => "silent",
         }
+    }
+
+    /// Whether the host's program answers.
+    pub const fn forwards(self) -> bool {
+        matches!(self, Self::Alive | Self::DaemonGone)
     }
 
     /// One short sentence on the host for people, if there is something to say.

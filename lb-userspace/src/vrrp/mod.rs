@@ -2,7 +2,8 @@
 //!
 //! [`packet`] reads and writes adverts, [`fsm`] decides, [`instance`] joins the two with a
 //! configuration, [`track`] draws conclusions from what is tracked, [`announce`] writes the frames
-//! that move an address, [`echo`] tells from probes whether a host lives: all without I/O. `io` has the sockets, `keeper` the addresses on the
+//! that move an address, [`echo`] tells from probes whether a host lives, [`second_chance`] for how
+//! long it is asked about flows: all without I/O. `io` has the sockets, `keeper` the addresses on the
 //! interfaces, `script` the tracked programs; `driver` ties them together on a thread of its own,
 //! since adverts must not wait for anything else that the daemon does.
 
@@ -21,6 +22,7 @@ pub mod packet;
 mod ping;
 mod probe;
 mod script;
+pub mod second_chance;
 pub mod status;
 pub mod track;
 pub mod witness;

@@ -130,6 +130,10 @@ impl Flows for Memory {
     fn count(&self, load: &Load, change: i64) {
         load.active.add(change);
     }
+
+    fn has_second_chance(&self) -> bool {
+        false
+    }
 }
 
 /// The model's service.

@@ -109,6 +109,10 @@ impl Flows for Host<'_> {
     fn turn_to(&self, _: &Rotation, _: u32) {}
 
     fn count(&self, _: &Load, _: i64) {}
+
+    fn has_second_chance(&self) -> bool {
+        panic!("a settled slot asks nobody else")
+    }
 }
 
 /// What the rules make of a frame on the host.
@@ -251,7 +255,7 @@ fn agree(program: Program, cases: u32) {
                 let refusal = match reason.refusal() {
                     Refusal::Pass => Verdict::Pass,
                     Refusal::Drop => Verdict::Drop,
-                    Refusal::Answer => Verdict::Tx,
+                    Refusal::Answer | Refusal::HandOn => Verdict::Tx,
                 };
                 prop_assert_eq!(verdict, refusal);
                 prop_assert_eq!(expected == frame, refusal != Verdict::Tx);

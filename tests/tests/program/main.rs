@@ -9,6 +9,7 @@ mod passing;
 mod records;
 mod reject;
 mod scene;
+mod second_chance;
 mod steering;
 mod tunnel;
 mod virtual_macs;

@@ -10,14 +10,17 @@ use std::{
 use tracing::{debug, warn};
 
 use super::{Driver, Running};
-use crate::vrrp::{
-    Echo,
-    echo::{Liveness, News, Prober, Turn},
-    fsm::{Input, State, Why},
-    instance::Told,
-    probe::{ProbeSocket, Received},
-    status::HostStatus,
-    track::Facts,
+use crate::{
+    dataplane::Predecessor,
+    vrrp::{
+        Echo,
+        echo::{Liveness, News, Prober, Turn},
+        fsm::{Input, State, Why},
+        instance::Told,
+        probe::{ProbeSocket, Received},
+        status::HostStatus,
+        track::Facts,
+    },
 };
 
 /// Hosts probed by one interface: more than routers that share addresses.
@@ -94,6 +97,17 @@ impl Hosts {
         // Each is asked, so that each wakes us.
         let ready = sockets.filter(|socket| socket.poll_ready(context).is_ready()).count();
         if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Where it stands which host may know flows that are not known here.
+    pub(super) fn predecessor(&self) -> &Predecessor {
+        &self.echo.predecessor
+    }
+
+    /// What is known of a host.
+    pub(super) fn liveness(&self, host: Ipv4Addr) -> Liveness {
+        let probers = self.ways.values().filter_map(|segment| segment.probers.get(&host));
+        probers.map(Prober::liveness).max_by_key(|each| each.forwards()).unwrap_or_default()
     }
 
     /// What is known of the hosts on an instance's way.
@@ -233,6 +247,7 @@ impl Driver {
         hosts.set(wishes(&self.running, &self.facts), now);
         let findings = hosts.probe(now);
         self.hosts = Some(hosts);
+        let changed = findings.iter().any(|finding| finding.news.changed.is_some());
         for Finding { way, host, news } in findings {
             if let Some(sent) = news.answered.filter(|_| self.patience.is_some()) {
                 self.tell_all(&Input::Answered(sent), now);
@@ -243,6 +258,9 @@ impl Driver {
             if let Some(liveness) = news.changed {
                 self.tell_people(&way, host, liveness);
             }
+        }
+        if changed {
+            self.assess();
         }
     }
 
@@ -311,7 +329,9 @@ mod tests {
         let at = Duration::from_millis;
         let (port, node, key) = (9751, 1, EchoKey([1, 2]));
         let heart = Heart::nowhere();
-        let mut hosts = Hosts::new(Echo { interval: at(10), port, node, key, heart });
+        let predecessor = Predecessor::nowhere();
+        let echo = Echo { interval: at(10), port, node, key, heart, predecessor };
+        let mut hosts = Hosts::new(echo);
         let (own, host): (Ipv4Addr, Ipv4Addr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let alone = Wish { interface: "nowhere", own, index: 7, master: None, peers: &[] };
         let heard = Wish { master: Some(host.into()), ..alone };

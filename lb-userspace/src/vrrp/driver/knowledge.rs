@@ -97,7 +97,7 @@ impl Driver {
             return;
         }
         self.open_sockets();
-        let now = self.now();
+        let (now, cannot_ask) = (self.now(), self.cannot_ask());
         let virtual_addresses: BTreeSet<IpAddr> = (self.running.iter())
             .flat_map(|each| each.instance.spec.addresses.iter().map(|prefix| prefix.address))
             .collect();
@@ -106,6 +106,7 @@ impl Driver {
         for Running { instance, deaf, .. } in &self.running {
             let spec = &instance.spec;
             let mut assessment = self.facts.assess(spec);
+            assessment.lacks_tables |= cannot_ask;
             let source = self.facts.source(spec, &virtual_addresses);
             if let (None, Some(reason)) = (&assessment.fault, deaf) {
                 assessment.fault = Some(reason.clone());
