@@ -58,11 +58,11 @@ mod tests {
         let at = |milliseconds| Duration::from_secs(1000) + Duration::from_millis(milliseconds);
         let mut chance = SecondChance::new(at(0));
         let state = |time| states.iter().rfind(|(from, _)| *from <= time).unwrap().1;
-        let lasts = |time: &u64| {
+        let mut lasts = |time: &u64| {
             let (peer, lacks_tables) = state(*time);
             chance.lasts(peer, lacks_tables, at(*time))
         };
-        (0..).step_by(10).skip_while(lasts).next().unwrap()
+        (0..).step_by(10).find(|time| !lasts(time)).unwrap()
     }
 
     #[test]
