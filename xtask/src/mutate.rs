@@ -87,7 +87,10 @@ impl Rule {
 fn histories() -> String {
     format!(
         r#"//! Written by `cargo xtask mutate`.
-use std::sync::atomic::Ordering;
+use std::{{
+    panic::{{AssertUnwindSafe, catch_unwind}},
+    sync::atomic::Ordering,
+}};
 use rand::{{SeedableRng as _, rngs::StdRng}};
 use weir_lab::model::{{Event, Nothing, Protocol, World}};
 
@@ -111,8 +114,13 @@ fn until_broken() -> (u32, String) {{
                 return (events, String::new());
             }}
             events += 1;
-            if let Err(broken) = world.happen(Event::random(&mut random), &mut Nothing) {{
-                return (events, broken.to_string());
+            let event = Event::random(&mut random);
+            // What a rule keeps from happening may well be what the code behind it builds upon.
+            let happened = catch_unwind(AssertUnwindSafe(|| world.happen(event, &mut Nothing)));
+            match happened {{
+                Ok(Ok(())) => {{}}
+                Ok(Err(broken)) => return (events, broken.to_string()),
+                Err(_) => return (events, "the controller panics".to_owned()),
             }}
         }}
     }}
