@@ -8,7 +8,7 @@ use lb_common::layout::VirtualMacs as Entry;
 use super::mapped::Pages;
 
 /// A virtual router on an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VirtualRouter {
     /// The interface's index.
     pub interface: u32,

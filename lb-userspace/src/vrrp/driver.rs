@@ -39,7 +39,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{self, Name, Vrrp},
-    dataplane::VirtualMacs,
+    dataplane::{VirtualMacs, VirtualRouter},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -106,6 +106,8 @@ struct Driver {
     due: Option<Duration>,
     frames: Option<FrameSocket>,
     macs: VirtualMacs,
+    /// The virtual routers whose frames are steered here, and until when.
+    steered: BTreeMap<VirtualRouter, Duration>,
     orders: watch::Sender<Orders>,
     scripts: Scripts,
     fence: Fence,
@@ -150,6 +152,7 @@ pub(super) async fn run(
         due: None,
         frames: None,
         macs,
+        steered: BTreeMap::new(),
         orders,
         scripts: Scripts::new(script_reports),
         fence: Fence::new(peers.fence, fence_outcomes),
@@ -289,16 +292,16 @@ impl Driver {
 
     /// Does what an instance wants, in its order.
     fn carry_out(&mut self, position: usize, outputs: Vec<Output>) {
+        if outputs.iter().any(|output| matches!(output, Output::Take)) {
+            self.prepare(position);
+        }
         for output in outputs {
             match output {
                 Output::Send(priority) => self.send(position, priority),
                 Output::Take => {
                     let now = self.now();
                     let instance = &mut self.running[position].instance;
-                    instance.holds = Some(true);
                     instance.announcements.start(instance.spec.garp, now);
-                    self.tell_program();
-                    self.give_second_chance();
                     // Now: what a client sends meanwhile goes to the master that was.
                     self.announce();
                 }
@@ -344,6 +347,14 @@ impl Driver {
                 Output::SplitOver(split) => self.tell(position, Told::Split { split, over: true }),
             }
         }
+    }
+
+    /// Has the program do what a master's does: before an advert, which may come from the virtual
+    /// router's own address, leads the switch here.
+    fn prepare(&mut self, position: usize) {
+        self.running[position].instance.holds = Some(true);
+        self.tell_program();
+        self.give_second_chance();
     }
 
     /// Has the members of a group follow each other.

@@ -1,5 +1,7 @@
 //! What goes out: orders to the keeper, reports and status to the daemon.
 
+use std::time::Duration;
+
 use tracing::warn;
 
 use super::{
@@ -18,6 +20,9 @@ use crate::{
         keeper::{Mended, Orders, Place, VirtualLink, Wanted},
     },
 };
+
+/// How long frames to a virtual router are steered here after it went, at least.
+const STEERED_AFTER: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Lets instances go that are no longer configured and have left.
@@ -85,21 +90,27 @@ impl Driver {
 
     /// Tells the program whose frames are ours beside those to the interfaces' own addresses: those
     /// of virtual routers that we hold, or whose interface is still there. As long as it is, the
-    /// kernel would answer what the program does not steer, and reset connections.
-    pub(super) fn tell_program(&self) {
+    /// kernel would answer what the program does not steer, and reset connections. And for a while
+    /// after: what the kernel says when it takes the interface off (that it leaves multicast groups)
+    /// comes from its address, and leads the switch here once more, until the master says the next.
+    pub(super) fn tell_program(&mut self) {
         if !self.informed {
             // What an earlier daemon said holds on.
             return;
         }
+        let now = self.now();
         let virtual_ones = self.running.iter().filter(|each| each.instance.spec.virtual_mac);
-        let ours = virtual_ones.filter_map(|Running { instance, .. }| {
+        for Running { instance, .. } in virtual_ones {
             let spec = &instance.spec;
             let ours = instance.holds == Some(true) || self.facts.links.contains_key(&spec.home());
             let (ipv4, router_id) = (spec.is_ipv4(), spec.router_id);
-            let interface = self.facts.links.get(&spec.interface).filter(|_| ours)?.index;
-            Some(VirtualRouter { interface, ipv4, router_id })
-        });
-        self.macs.set(&ours.collect::<Vec<_>>());
+            if let Some(link) = self.facts.links.get(&spec.interface).filter(|_| ours) {
+                let router = VirtualRouter { interface: link.index, ipv4, router_id };
+                self.steered.insert(router, now + STEERED_AFTER.max(spec.interval * 2));
+            }
+        }
+        self.steered.retain(|_, until| now < *until);
+        self.macs.set(&self.steered.keys().copied().collect::<Vec<_>>());
     }
 
     pub(super) fn tell(&self, position: usize, told: Told) {
