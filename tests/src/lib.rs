@@ -44,6 +44,7 @@ pub mod process;
 pub mod program;
 mod requirements;
 pub mod router;
+mod service;
 pub mod sniffer;
 mod snmp;
 mod sweep;
@@ -69,7 +70,8 @@ pub use crate::{
     process::Process,
     requirements::require_root,
     router::{Pair, Router, WeirRouter},
+    service::Service,
     tally::Tally,
     wait::eventually,
-    weir::{Balancer, Service, Weir},
+    weir::{Balancer, Weir},
 };
