@@ -5,7 +5,8 @@
 //! [`dataplane`] holds the kernel's program and tables, [`vrrp`] shares addresses with other
 //! balancers, [`sync`] keeps their tables the same, [`control`] and [`admin`] answer people and
 //! machines over [`http`], [`daemon`] ties them together, with the machine's [`resources`] and the
-//! [`clock`], [`cli`] is the command line. [`backend_setup`] is another machine's affair: it prepares
+//! [`clock`], [`cli`] is the command line. [`doctor`] looks for what commonly breaks the traffic's way.
+//! [`backend_setup`] is another machine's affair: it prepares
 //! a backend.
 
 pub mod admin;
@@ -17,6 +18,7 @@ pub mod control;
 pub mod core;
 pub mod daemon;
 pub mod dataplane;
+pub mod doctor;
 mod files;
 pub mod health;
 pub mod http;

@@ -216,6 +216,20 @@ impl Weir {
         serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
     }
 
+    /// Runs `weir doctor`, and returns its exit status with what it prints.
+    ///
+    /// # Errors
+    ///
+    /// It takes more than half a minute, or a signal ends it.
+    pub fn doctor(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = self.balancer.namespace.command(&self.binary);
+        command.arg("doctor").args(arguments).arg("--config").arg(self.balancer.config_path());
+        let output = process::output(command, COMMAND_LIMIT)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code().context("weir doctor was killed")?, text))
+    }
+
     /// Gets a path of its admin endpoint, e.g. `/metrics`.
     ///
     /// # Errors

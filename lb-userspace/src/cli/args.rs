@@ -18,7 +18,7 @@ use crate::{
 #[command(name = "weir", version, propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Example:\n  weir check && weir status\n\nExit status: 0 done, 1 refused or \
-                        failed, 2 wrong usage."
+                        failed, 2 wrong usage, 3 `doctor` found something."
 )]
 pub struct Cli {
     /// Where to look for the configuration and the daemon.
@@ -84,6 +84,16 @@ pub enum Command {
         /// Ask about the packet that opens the flow, not about a later one (TCP)
         #[arg(long)]
         opening: bool,
+    },
+    /// Look for what commonly breaks or slows the traffic's way; changes nothing
+    ///
+    /// Asks the daemon, this machine and its segments. Needs root.
+    #[command(after_help = "Example:\n  weir doctor grafana\n\nExit status: 0 nothing found, 3 \
+                            something found; 1 and 2 as ever.")]
+    Doctor {
+        /// Only what concerns this service
+        #[arg(value_parser = Name::new)]
+        service: Option<Name>,
     },
     /// Show what happened, and when
     #[command(after_help = "Example:\n  weir events --follow")]
@@ -328,6 +338,8 @@ mod tests {
         }
         assert!(parse("weir status web --json").is_ok());
         assert!(parse("weir plan backend set web a --weight 2 --json").is_ok());
+        assert!(parse("weir doctor").is_ok());
+        assert!(parse("weir doctor web --json").is_ok());
         assert!(parse("weir plan reload").is_err());
         assert!(parse("weir backend-setup --service 192.0.2.10:80/tcp --mode l2").is_ok());
         assert!(parse("weir backend-setup --undo").is_ok());

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     args::{Backend, BackendSetup, Cli, Command, Mode, Place, Plan, Run, Target, Vrrp},
     client::{self, Client},
-    count, events, explain, log, plan,
+    count, doctor, events, explain, log, plan,
     status::{self, Sample},
     style::Style,
 };
@@ -30,11 +31,20 @@ use crate::{
 const DEFAULT_CONFIG: &str = "/etc/weir/weir.toml";
 
 /// Runs a command to its end.
-pub(super) fn run(cli: Cli) -> anyhow::Result<()> {
+pub(super) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { place, command } = cli;
+    if let Command::Doctor { service } = command {
+        let client = Client::new(place.socket_path()?);
+        return runtime()?.block_on(examine(&client, place.json, service.as_ref()));
+    }
+    carry_out(&place, command).map(|()| ExitCode::SUCCESS)
+}
+
+/// Those that are done or fail.
+fn carry_out(place: &Place, command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run(options) => run_daemon(&place, options),
-        Command::Check => check(&place),
+        Command::Run(options) => run_daemon(place, options),
+        Command::Check => check(place),
         Command::Detach => daemon::detach(&config::load(&place.config_path())?),
         Command::SyncKey { file } => make_key(file.as_deref(), place.json),
         Command::BackendSetup(options) => set_up_backend(options, place.json),
@@ -157,10 +167,27 @@ async fn ask(client: &Client, json: bool, command: Command) -> anyhow::Result<()
         | Command::Detach
         | Command::SyncKey { .. }
         | Command::BackendSetup(_)
+        | Command::Doctor { .. }
         | Command::Completions { .. } => {
-            unreachable!("done without a daemon in `run`")
+            unreachable!("done in `run` and `carry_out`")
         }
     }
+}
+
+/// Looks for faults, and says by the exit status whether there are any.
+async fn examine(client: &Client, json: bool, service: Option<&Name>) -> anyhow::Result<ExitCode> {
+    let status = fetch_status(client, None).await?;
+    if let Some(name) = service {
+        let known = status.services.iter().any(|service| service.name == *name);
+        anyhow::ensure!(known, "there is no service {name}; `weir status` lists them");
+    }
+    let report = crate::doctor::run(&status, service).await?;
+    if json {
+        print_json(&report)?;
+    } else {
+        io::stdout().write_all(doctor::text(&report, Style::of_stdout()).as_bytes())?;
+    }
+    Ok(doctor::exit_code(&report))
 }
 
 async fn show_status(client: &Client, json: bool, service: Option<&Name>) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod client;
 mod commands;
+mod doctor;
 mod events;
 mod explain;
 mod log;
@@ -23,11 +24,11 @@ use clap::Parser;
 /// Runs the command of the command line.
 ///
 /// Exit status: 0 done, 1 refused or failed (standard error says what and what to do), 2 wrong
-/// usage.
+/// usage, 3 `weir doctor` found something.
 pub fn main() -> ExitCode {
     let cli = args::Cli::parse();
     match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever read us has seen enough: `weir events | head`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

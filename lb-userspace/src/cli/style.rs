@@ -61,6 +61,11 @@ impl Style {
         self.paint(colour, text)
     }
 
+    /// What is wrong.
+    pub(super) fn finding(self, text: &str) -> String {
+        self.paint(YELLOW, text)
+    }
+
     pub(super) fn vrrp(self, state: State, text: &str) -> String {
         let colour = match state {
             State::Master => GREEN,

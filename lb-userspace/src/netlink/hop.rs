@@ -19,25 +19,25 @@ const PATIENCE: u32 = 4;
 
 /// An Ethernet neighbour: a backend on the link, or the gateway to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Hop {
-    pub(super) interface: u32,
-    pub(super) address: IpAddr,
+pub(crate) struct Hop {
+    pub(crate) interface: u32,
+    pub(crate) address: IpAddr,
 }
 
 /// The kernel's route to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
+pub(crate) struct Route {
     /// Where frames go first.
-    pub(super) hop: Hop,
+    pub(crate) hop: Hop,
     /// The address that this host's own packets on this way come from.
-    pub(super) source: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
     /// The largest packet that may go there, where the route says so; else it is the interface's.
-    pub(super) mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
 }
 
 /// The state of the kernel's entry for a neighbour, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Neighbour {
+pub(crate) enum Neighbour {
     /// Usable; the kernel checks it by itself, or it needs no check (permanent entries).
     Kept([u8; 6]),
     /// Usable, but unchecked until somebody uses it.

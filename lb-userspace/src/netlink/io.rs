@@ -148,7 +148,7 @@ impl Kernel {
     }
 
     /// All neighbours.
-    pub(super) async fn neighbours(&self) -> Result<Vec<(Hop, Neighbour)>, Error> {
+    pub(crate) async fn neighbours(&self) -> Result<Vec<(Hop, Neighbour)>, Error> {
         let question = Message::GetNeighbour(NeighbourMessage::default());
         let neighbour = |answer| match answer {
             Message::NewNeighbour(message) => message::neighbour(&message),
@@ -159,7 +159,7 @@ impl Kernel {
     }
 
     /// The first hop to an address, as the kernel would route it; or, inside, why there is none.
-    pub(super) async fn route(
+    pub(crate) async fn route(
         &self,
         address: std::net::IpAddr,
     ) -> Result<Result<Route, String>, Error> {

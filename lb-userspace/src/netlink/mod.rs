@@ -26,7 +26,10 @@ use tokio::{
 };
 
 pub use self::error::Error;
-pub(crate) use self::io::{Kernel, NewsSocket};
+pub(crate) use self::{
+    hop::{Hop, Neighbour, Route},
+    io::{Kernel, NewsSocket},
+};
 use self::{io::News, table::Table};
 use crate::core::NextHopReport;
 

@@ -23,6 +23,10 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ETHER_TYPE_IPV4: [u8; 2] = 0x0800_u16.to_be_bytes();
 const IPV4_LENGTH: u16 = 20;
 const ETHER_TYPE_ARP: [u8; 2] = 0x0806_u16.to_be_bytes();
+/// Ethernet, IPv4, lengths of their addresses.
+const ARP_HEAD: &[u8; 6] = &[0, 1, 8, 0, 6, 4];
+const ARP_REQUEST: u8 = 1;
+const ARP_REPLY: u8 = 2;
 const ETHER_TYPE_IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
@@ -77,11 +81,27 @@ pub fn frame(address: IpAddr, mac: Mac) -> Vec<u8> {
 /// A gratuitous ARP request (RFC 5944 section 4.6, RFC 9568 section 8.1.2): hosts update what they
 /// know, and nobody answers.
 fn arp(address: Ipv4Addr, mac: Mac) -> Vec<u8> {
-    let address = address.octets();
-    // Ethernet, IPv4, lengths of their addresses, request.
-    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    who_has(address, address, mac)
+}
+
+/// An ARP request (RFC 826) for `target` from `sender` at `mac`. A sender of 0.0.0.0 makes it a probe,
+/// from which nobody learns anything (RFC 5227 section 1.1).
+pub fn who_has(target: Ipv4Addr, sender: Ipv4Addr, mac: Mac) -> Vec<u8> {
+    let head = [&ARP_HEAD[..], &[0, ARP_REQUEST]].concat();
     let nobody: Mac = [0; 6];
-    [&BROADCAST[..], &mac, &ETHER_TYPE_ARP, &head, &mac, &address, &nobody, &address].concat()
+    let (target, sender) = (target.octets(), sender.octets());
+    [&BROADCAST[..], &mac, &ETHER_TYPE_ARP, &head, &mac, &sender, &nobody, &target].concat()
+}
+
+/// The sender of an ARP reply, as a whole frame: its address, and where that is.
+pub fn arp_reply(frame: &[u8]) -> Option<(Ipv4Addr, Mac)> {
+    let message = frame.get(14..42)?;
+    let reply = frame[12..14] == ETHER_TYPE_ARP
+        && message[..6] == *ARP_HEAD
+        && message[6..8] == [0, ARP_REPLY];
+    let mac = *message.get(8..)?.first_chunk::<6>()?;
+    let address = *message.get(14..)?.first_chunk::<4>()?;
+    reply.then(|| (address.into(), mac))
 }
 
 /// An unsolicited neighbour advertisement (RFC 4861 section 4.4, RFC 9568 section 8.2.2).
@@ -163,6 +183,22 @@ mod tests {
         ]
         .concat();
         assert_eq!(frame("192.0.2.10".parse().unwrap(), MAC), expected);
+    }
+
+    #[test]
+    fn a_reply_to_a_request_is_read_and_nothing_else_is() {
+        let (target, own) = ("192.0.2.10".parse().unwrap(), "192.0.2.1".parse().unwrap());
+        let request = who_has(target, own, MAC);
+        assert_eq!(request[28..], [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 192, 0, 2, 10]);
+        assert_eq!(arp_reply(&request), None, "a request is no answer");
+        let mut reply = who_has(own, target, [2, 0, 0, 0, 0, 8]);
+        reply[21] = ARP_REPLY;
+        assert_eq!(arp_reply(&reply), Some((target, [2, 0, 0, 0, 0, 8])));
+        reply.resize(60, 0);
+        assert!(arp_reply(&reply).is_some(), "frames are filled up to 60 bytes");
+        for length in 0..42 {
+            assert_eq!(arp_reply(&reply[..length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ pub(super) fn clear_ready(socket: &AsyncFd<Socket>) {
 }
 
 #[allow(unsafe_code, reason = "tokio cannot know that a socket keeps its descriptor")]
-pub(super) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, names the same one as long as it lives, and closes it
     // when it is dropped, after the `AsyncFd` has let go of it.
     let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
@@ -227,6 +227,14 @@ pub(super) fn group(ipv4: bool) -> IpAddr {
     if ipv4 { GROUP_V4.into() } else { GROUP_V6.into() }
 }
 
+/// A socket for an interface's ARP, as whole Ethernet frames, both ways: what is sent leaves there.
+pub(crate) fn arp_socket(index: u32) -> io::Result<AsyncFd<Socket>> {
+    // Protocol 0: nothing of other interfaces is copied to it before it is bound.
+    let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
+    socket.bind(&link_address(index, [0; 6], ETHER_TYPE_ARP))?;
+    register(socket)
+}
+
 /// The socket for whole Ethernet frames; it receives nothing.
 #[derive(Debug)]
 pub(super) struct FrameSocket(Socket);
@@ -241,19 +249,23 @@ impl FrameSocket {
     /// Sends a frame by an interface.
     pub(super) fn send(&self, frame: &[u8], index: u32) -> io::Result<()> {
         let to = frame.first_chunk::<6>().copied().unwrap_or_default();
-        self.0.send_to(frame, &link_address(index, to)).map(drop)
+        self.0.send_to(frame, &link_address(index, to, 0)).map(drop)
     }
 }
 
-/// `sockaddr_ll` for sending (packet(7)).
+/// `ETH_P_ARP` (`linux/if_ether.h`).
+const ETHER_TYPE_ARP: u16 = 0x0806;
+
+/// `sockaddr_ll` for sending, or with an Ethernet type for receiving (packet(7)).
 #[allow(unsafe_code, reason = "socket2 has no constructor for link-layer addresses")]
 #[allow(clippy::cast_possible_truncation, reason = "two small constants of the kernel's interface")]
-fn link_address(index: u32, mac: Mac) -> SockAddr {
+fn link_address(index: u32, mac: Mac, ether_type: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `sockaddr_ll` fits into the storage, has no alignment above its, and is valid with
     // any bytes.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = ether_type.to_be();
     address.sll_ifindex = index.cast_signed();
     address.sll_halen = 6;
     address.sll_addr[..6].copy_from_slice(&mac);

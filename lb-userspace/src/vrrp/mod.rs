@@ -16,7 +16,7 @@ mod fence;
 pub mod fsm;
 mod group;
 pub mod instance;
-mod io;
+pub(crate) mod io;
 mod keeper;
 pub mod packet;
 mod ping;
