@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Facts, Finding, Scope, backends, list};
+use super::{Facts, Finding, Scope, VIRTIO, backends, list};
 use crate::{
     config::AttachMode,
     doctor::{
@@ -72,7 +72,13 @@ fn generic(name: &str, adapter: &Adapter, mtu: u32) -> Finding {
             "its MTU is {mtu}: `ip link set dev {name} mtu {ONE_PAGE_MTU}` or less if the network allows"
         ));
     }
-    if !adapter.merging.is_empty() {
+    if adapter.driver == VIRTIO && !adapter.merging.is_empty() {
+        reasons.push(
+            "its host merges packets for it: switch that off there (QEMU: \
+             `guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off`)"
+                .to_owned(),
+        );
+    } else if !adapter.merging.is_empty() {
         reasons.push(format!("it merges packets: `{}`", unmerge(name, &adapter.merging)));
     }
     // ena, gve and others want as many rings again for what the program sends.
@@ -104,9 +110,10 @@ fn generic(name: &str, adapter: &Adapter, mtu: u32) -> Finding {
     }
 }
 
-/// In generic mode the kernel has switched this off itself (`dev_disable_lro`).
+/// In generic mode the kernel has switched this off itself (`dev_disable_lro`). virtio's driver has done
+/// so in native mode, and goes on showing the feature.
 fn merged(name: &str, adapter: &Adapter) -> Option<Finding> {
-    if adapter.merging.is_empty() {
+    if adapter.merging.is_empty() || adapter.driver == VIRTIO {
         return None;
     }
     Some(Finding {
@@ -162,6 +169,17 @@ mod tests {
         assert_eq!(found[0].remedy, "`ethtool -K eth0 rx-lro off`");
         status.interfaces[0].mode = AttachMode::Generic;
         assert_eq!(kinds(&findings(scope(&status), &facts)), [Kind::GenericMode]);
+    }
+
+    #[test]
+    fn virtio_merges_nothing_in_native_mode_and_its_host_may_be_why_it_is_generic() {
+        let mut status = status();
+        let merging = vec!["rx-gro-hw".to_owned()];
+        let facts = with(Adapter { driver: VIRTIO.to_owned(), merging, ..Adapter::default() });
+        assert_eq!(findings(scope(&status), &facts), []);
+        status.interfaces[0].mode = AttachMode::Generic;
+        let remedy = findings(scope(&status), &facts)[0].remedy.clone();
+        assert!(remedy.contains("guest_tso4=off") && !remedy.contains("ethtool"), "{remedy}");
     }
 
     #[test]

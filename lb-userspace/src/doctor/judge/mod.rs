@@ -13,6 +13,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{Scope, facts::Facts, finding::Finding};
 use crate::vrrp::announce::Mac;
 
+/// The driver of virtual machines' adapters. For a native program it takes rings to send from the queue
+/// pairs, one for each possible processor if so many are left, and has the host merge no packets, or
+/// refuses if the host cannot be told (`virtnet_xdp_set`).
+const VIRTIO: &str = "virtio_net";
+
 /// All that is wrong, what breaks the way before what slows it.
 pub(super) fn all(scope: Scope<'_>, facts: &Facts) -> Vec<Finding> {
     let stories =

@@ -4,7 +4,7 @@
 //! idle. What the program sends back needs a ring of its own for each processor: else the driver takes
 //! turns on one, with a lock for every packet.
 
-use super::{Facts, Finding, Scope};
+use super::{Facts, Finding, Scope, VIRTIO};
 use crate::{
     config::AttachMode,
     doctor::{
@@ -18,9 +18,6 @@ const RING_LEAST: u32 = 512;
 /// What is advised: more helps little, and does not stay in the processor's cache.
 const RING_ADVISED: u32 = 1024;
 
-/// The driver of virtual machines' adapters. It takes the rings for what the program sends from the
-/// queue pairs: one for each possible processor, if so many are left (`virtnet_xdp_set`).
-const VIRTIO: &str = "virtio_net";
 /// Drivers that want as many rings again, and no more than half of all in use (`ena_xdp_allowed`,
 /// `gve_xdp_supported` and the like).
 const HALVING: [&str; 2] = ["ena", "gve"];
