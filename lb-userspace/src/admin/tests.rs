@@ -79,13 +79,14 @@ weir_flows_half_open 3
 weir_flows_limit 65536
 weir_flows_lost_total{stage="confirmed"} 1
 weir_flows_lost_total{stage="half_open"} 2
-weir_packets_total{verdict="tx"} 66
+weir_packets_total{verdict="tx"} 73
 weir_packets_total{verdict="redirect"} 10
 weir_packets_total{verdict="pass"} 7
 weir_packets_total{verdict="drop"} 5
 weir_drops_total{reason="no_backend"} 5
 weir_passes_total{reason="icmp"} 4
 weir_answers_total{reason="ping"} 6
+weir_second_chances_total 7
 weir_health_checks_total{service="web",backend="a",result="pass"} 1
 weir_health_checks_total{service="web",backend="a",result="fail"} 1
 weir_health_check_seconds_count 3
