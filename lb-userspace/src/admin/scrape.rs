@@ -148,8 +148,7 @@ impl Snapshot {
             counter(encoder, name, help, samples)?;
         }
         let help = "Packets handed on to the balancer that had the virtual addresses before";
-        let none: [(&str, &str); 0] = [];
-        counter(encoder, "second_chances", help, [(none, packets.handed_on)])
+        single(encoder, "second_chances", help, &ConstCounter::new(packets.handed_on))
     }
 
     fn vrrp(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
