@@ -246,7 +246,8 @@ impl World {
             return Err(Broken(format!("flow {flow}: {why:?} leads to {number}, which is dead")));
         }
         let way = way.map(|(number, _)| number);
-        if sent == Sent::Twice && self.tables.meanwhile.take().is_none() {
+        self.tables.meanwhile.set(None);
+        if self.tables.overlapped.take() {
             mirror.packet(&packet);
         }
         match mirror.packet(&packet) {

@@ -33,6 +33,8 @@ pub(crate) struct Memory {
     pub(crate) now: Cell<Duration>,
     /// A packet that another CPU steers once this one has looked for a confirmed record in vain.
     pub(crate) meanwhile: Cell<Option<Flow>>,
+    /// Whether it did.
+    pub(crate) overlapped: Cell<bool>,
 }
 
 impl Memory {
@@ -53,6 +55,7 @@ impl Memory {
             confirmed: RefCell::default(),
             now: Cell::new(Duration::from_secs(1000)),
             meanwhile: Cell::new(None),
+            overlapped: Cell::new(false),
         }
     }
 
@@ -105,10 +108,13 @@ impl Flows for Memory {
 
     fn record(&self, stage: Stage, key: &FlowKey) -> Option<Rc<FlowRecord>> {
         let found = self.table(stage).borrow().get(key).cloned();
-        if found.is_none()
-            && stage == Stage::Confirmed
+        // At the first look alone: later ones may find that both record the flow, which counts it twice
+        // until the next sweep.
+        if stage == Stage::Confirmed
             && let Some(packet) = self.meanwhile.take()
+            && found.is_none()
         {
+            self.overlapped.set(true);
             // Where it goes is where this one must go.
             let _ = steer::steer(self, &PARAMETERS, &packet);
         }
