@@ -321,36 +321,27 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
     /// Removes an entry and returns what it was. Before Linux 5.14 a hash map cannot do both: then it
     /// is taken to be what it was a moment before.
     fn take(&self, key: &K) -> io::Result<Option<V>> {
-        let mut patience = Patience::new();
-        loop {
-            let mut value = V::ZERO;
-            let mut attr = self.single(address(key), address_mut(&mut value));
-            // SAFETY: key and value have the map's sizes and live through the call.
-            match unsafe { bpf(Command::Take, &mut attr) } {
-                Ok(()) => return Ok(Some(value)),
-                Err(error) if is_absent(&error) => return Ok(None),
-                Err(error) if is_unknown(&error) => {
-                    let before = self.get(key)?;
-                    return self.remove(&[*key]).map(|removed| before.filter(|_| removed > 0));
-                }
-                result => patience.judge(0, result)?,
+        let mut value = V::ZERO;
+        let mut attr = self.single(address(key), address_mut(&mut value));
+        // SAFETY: key and value have the map's sizes and live through the call.
+        match patiently(|| unsafe { bpf(Command::Take, &mut attr) }) {
+            Err(error) if is_unknown(&error) => {
+                let before = self.get(key)?;
+                self.remove(&[*key]).map(|removed| before.filter(|_| removed > 0))
             }
+            result => found(result).map(|found| found.then_some(value)),
         }
     }
 
     /// Inserts an entry unless there is one with its key.
     fn put_back(&self, key: &K, value: &V) -> io::Result<()> {
         const NO_EXIST: u64 = 1;
-        let mut patience = Patience::new();
-        loop {
-            let mut attr = self.single(address(key), address(value));
-            attr.flags = NO_EXIST;
-            // SAFETY: key and value have the map's sizes and live through the call.
-            match unsafe { bpf(Command::Update, &mut attr) } {
-                Ok(()) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => return Ok(()),
-                result => patience.judge(0, result)?,
-            }
+        let mut attr = self.single(address(key), address(value));
+        attr.flags = NO_EXIST;
+        // SAFETY: key and value have the map's sizes and live through the call.
+        match patiently(|| unsafe { bpf(Command::Update, &mut attr) }) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
         }
     }
 
@@ -375,6 +366,17 @@ fn has_batches(map: &MapData) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if is_unknown(&error) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Repeats a call about one entry while the kernel finds a lock taken, for a while.
+fn patiently(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let mut patience = Patience::new();
+    loop {
+        match call() {
+            Err(error) if is_busy(&error) => patience.judge(0, Err(error))?,
+            result => return result,
+        }
     }
 }
 

@@ -153,11 +153,7 @@ impl Hosts {
                     }
                 }
             }
-            let v4 = |address: &IpAddr| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            };
-            for host in master.iter().chain(peers).filter_map(v4) {
+            for host in master.iter().chain(peers).copied().filter_map(v4) {
                 if !segment.probers.contains_key(&host) && segment.has_room() {
                     let prober = Prober::new(self.echo.interval, rand::random(), now);
                     segment.probers.insert(host, prober);
@@ -294,6 +290,14 @@ impl Driver {
             let note = format!("{host} {}", liveness.sentence());
             self.report(instance.spec.name.clone(), Told::Note(note));
         }
+    }
+}
+
+/// A host's address, if it can be probed there.
+pub(super) fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

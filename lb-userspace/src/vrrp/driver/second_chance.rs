@@ -1,8 +1,6 @@
 //! Who is asked about flows that are not known here: the master that was.
 
-use std::net::IpAddr;
-
-use super::Driver;
+use super::{Driver, hosts::v4};
 use crate::vrrp::{
     echo::Liveness,
     fsm::State,
@@ -25,12 +23,8 @@ impl Driver {
     /// Has the program know who would be asked, and ask as long as there is reason to.
     pub(super) fn hand_on(&mut self) {
         let Some(hosts) = &self.hosts else { return };
-        let masters = self.running.iter().filter_map(|each| each.instance.fsm.other_master());
-        let mut v4 = masters.filter_map(|peer| match peer.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
-        if let Some(address) = v4.next() {
+        let mut masters = self.running.iter().filter_map(|each| each.instance.fsm.other_master());
+        if let Some(address) = masters.find_map(|peer| v4(peer.address)) {
             self.master_before = Some(address);
             hosts.predecessor().is(address);
         }
