@@ -22,6 +22,7 @@ use super::{
     error::Error,
     packet_log::{self, PacketLog},
     tables::{self, Ingress},
+    verify,
 };
 use crate::config::AttachMode;
 
@@ -95,7 +96,7 @@ impl Attachment {
                 what: "the object".to_owned(),
                 cause: "it has no XDP program named weir".to_owned(),
             })?;
-        program.load().map_err(|error| Error::from_load("the XDP program", &error))?;
+        verify::program(program, "the XDP program")?;
         let links = links_directory(bpf_dir);
         fs::create_dir_all(&links).map_err(Error::io(format!("making {}", links.display())))?;
         let former = self.former(&links);

@@ -7,7 +7,7 @@ use aya::{
 };
 use lb_common::layout::{Network, SOURCES_MAX, VIPS_MAX};
 
-use super::error::Error;
+use super::{error::Error, verify};
 use crate::config::Prefix;
 
 /// What is let in.
@@ -32,19 +32,17 @@ const NAME: &str = "decapsulate";
 ///
 /// [`Error`] if the kernel refuses, or there is more than the tables hold.
 pub fn load_decapsulator(object: &[u8], entrance: &Entrance) -> Result<Ebpf, Error> {
-    let mut ebpf = EbpfLoader::new()
-        .override_global("TUNNEL_PORT", &u32::from(entrance.port), true)
-        .load(object)
-        .map_err(|error| Error::from_load("the decapsulating program's tables", &error))?;
+    let port = u32::from(entrance.port);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("TUNNEL_PORT", &port, true);
+    let mut ebpf = verify::object(&mut loader, object, "the decapsulating program's tables")?;
     let vips = entrance.vips.iter().map(|address| Prefix {
         address: *address,
         length: if address.is_ipv4() { 32 } else { 128 },
     });
     fill(&mut ebpf, "TUNNEL_SOURCES", SOURCES_MAX, entrance.sources.iter().copied())?;
     fill(&mut ebpf, "TUNNEL_VIPS", VIPS_MAX, vips)?;
-    decapsulator(&mut ebpf)?
-        .load()
-        .map_err(|error| Error::from_load("the decapsulating program", &error))?;
+    verify::program(decapsulator(&mut ebpf)?, "the decapsulating program")?;
     Ok(ebpf)
 }
 

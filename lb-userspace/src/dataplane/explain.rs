@@ -18,6 +18,7 @@ use super::{
     TablesId,
     error::Error,
     tables::{self, Ingress},
+    verify,
 };
 use crate::{config::Protocol, core::ExplainRequest};
 
@@ -38,9 +39,7 @@ impl Explainer {
     /// [`Error`] if the kernel refuses.
     pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path) -> Result<Self, Error> {
         let mut ebpf = tables::load(object, id, bpf_dir, Ingress::NONE)?;
-        program(&mut ebpf)?
-            .load()
-            .map_err(|error| Error::from_load("the program behind `weir explain`", &error))?;
+        verify::program(program(&mut ebpf)?, "the program behind `weir explain`")?;
         Ok(Self(ebpf))
     }
 

@@ -26,6 +26,7 @@ mod predecessor;
 mod recorded;
 mod sweep;
 mod tables;
+mod verify;
 mod virtual_macs;
 
 use std::path::{Path, PathBuf};

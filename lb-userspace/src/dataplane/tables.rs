@@ -22,6 +22,7 @@ use super::{
     mapped::{Mapped, Pages},
     predecessor::Predecessor,
     sweep::Records,
+    verify,
     virtual_macs::VirtualMacs,
 };
 use crate::{config::Limits, core::places::buckets_for};
@@ -218,27 +219,28 @@ pub fn load(object: &[u8], id: &TablesId, bpf_dir: &Path, own: Ingress) -> Resul
     let directory = id.directory(bpf_dir);
     let parameters = id.parameters();
     let [seed_low, seed_high] = parameters.seed.0;
+    let (own_mac, tells) = (mac_word(own.mac), u32::from(id.tells));
     let Responder { port, node, key: EchoKey([key_low, key_high]) } = own.echo;
+    let port = u32::from(port);
     let mut loader = EbpfLoader::new();
     for (name, _) in MAPS {
         loader.map_max_entries(name, entries(name, id.limits));
         loader.map_pin_path(name, directory.join(name));
     }
     loader
-        .override_global("OWN_MAC", &mac_word(own.mac), true)
+        .override_global("OWN_MAC", &own_mac, true)
         .override_global("OWN_INDEX", &own.index, true)
         .override_global("OWN_PLACE", &own.place, true)
         .override_global(aya_log::LEVEL, &own.log, true)
         .override_global("SEED_LOW", &seed_low, true)
         .override_global("SEED_HIGH", &seed_high, true)
         .override_global("PLACE_MASK", &parameters.place_mask, true)
-        .override_global("TELLS", &u32::from(id.tells), true)
-        .override_global("ECHO_PORT", &u32::from(port), true)
+        .override_global("TELLS", &tells, true)
+        .override_global("ECHO_PORT", &port, true)
         .override_global("ECHO_NODE", &node, true)
         .override_global("ECHO_KEY_LOW", &key_low, true)
-        .override_global("ECHO_KEY_HIGH", &key_high, true)
-        .load(object)
-        .map_err(|error| Error::from_load("the tables", &error))
+        .override_global("ECHO_KEY_HIGH", &key_high, true);
+    verify::object(&mut loader, object, "the tables")
 }
 
 fn entries(name: &str, limits: Limits) -> u32 {

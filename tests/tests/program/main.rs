@@ -5,6 +5,7 @@
 mod arbitrary;
 mod icmp;
 mod ipv6;
+mod loading;
 mod passing;
 mod records;
 mod reject;
