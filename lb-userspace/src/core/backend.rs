@@ -11,7 +11,7 @@ use super::{
     saved::{SavedBackend, SavedHealth},
     settle::Kept,
     slow_start::{STEPS, SlowStart},
-    suspicion::Trouble,
+    suspicion::{Recovery, Trouble},
 };
 use crate::config::{Backend as Spec, CheckKind, HealthCheck};
 
@@ -44,6 +44,10 @@ pub(super) struct Backend {
     pub(super) proven: bool,
     /// Since when it has been failing.
     pub(super) trouble: Trouble,
+    /// How its last trouble ended, if it did.
+    pub(super) recovery: Option<Recovery>,
+    /// When its last failed check began.
+    pub(super) failed_at: Duration,
     /// Why it serves although it fails, if so.
     pub(super) kept: Option<Kept>,
     /// How far its slow start has come.
@@ -79,6 +83,8 @@ impl Backend {
             failure: String::new(),
             proven: false,
             trouble: Trouble::None,
+            recovery: None,
+            failed_at: Duration::ZERO,
             kept: None,
             slow_start: None,
             written: None,
@@ -176,6 +182,9 @@ impl Backend {
         self.proven |= self.state.serves() || self.state == BackendState::Draining;
         let checks_fail = matches!(self.health, Health::Suspect { .. } | Health::Down { .. });
         let fails = self.proven && (checks_fail || self.is_cut_off(check));
+        if !fails {
+            self.recovery = self.trouble.recovery(began).or(self.recovery);
+        }
         self.trouble = match self.trouble {
             _ if !fails => Trouble::None,
             // What fails while an operator works on it says nothing about this machine.
@@ -183,6 +192,16 @@ impl Backend {
             Trouble::None => Trouble::Since(began),
             known => known,
         };
+    }
+
+    /// Whether it fails, where `counts` says since when that counts, or serves; nothing if it did not
+    /// serve before.
+    pub(super) fn verdict(&self, counts: impl FnOnce(Duration) -> bool) -> Option<bool> {
+        match self.trouble {
+            Trouble::None if self.state.serves() => Some(false),
+            Trouble::Since(began) if counts(began) => Some(true),
+            _ => None,
+        }
     }
 
     /// Believes a failed check that began after the backend was given the benefit of the doubt.

@@ -225,6 +225,7 @@ impl Core {
         let (health, began) = backend.health.after(report, check.rise, check.fall);
         if let Err(failure) = &report.outcome {
             backend.failure.clone_from(failure);
+            backend.failed_at = report.started.monotonic;
             service.touched |= backend.dispel_doubt(report.started.monotonic);
         }
         backend.health = health;

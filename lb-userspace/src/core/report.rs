@@ -183,7 +183,7 @@ fn reason(backend: &Backend) -> String {
     let serves = match backend.kept {
         None => return backend.reason.clone(),
         Some(Kept::Machine) => "this machine is suspected",
-        Some(Kept::Doubt) => "this machine was suspected until now, so its next check decides",
+        Some(Kept::Doubt) => "most failed together until now, so its next check decides",
         Some(Kept::Panic) => "the service panics",
     };
     format!("{}; serves all the same: {serves}", backend.reason)

@@ -3,7 +3,7 @@
 //!
 //! A backend that fails keeps its place
 //!
-//! - while the machine is suspected ([`super::suspicion`]), and from then on until its next check;
+//! - while the machine is suspected ([`super::suspicion`]), and from then on, or from a dip on, until its next check;
 //!   or
 //! - in a *panic*: fewer than `panic_threshold` of the service's backends are healthy, so that
 //!   those few would have to carry the load of all. Then flows are spread over all of them again,
@@ -31,7 +31,7 @@ use crate::config::Name;
 pub(super) enum Kept {
     /// This machine is suspected.
     Machine,
-    /// It was until now, and the backend has not been checked since.
+    /// It was until now, or most failed in a dip, and the backend has not been checked since.
     Doubt,
     /// Too few of the service's backends are healthy.
     Panic,

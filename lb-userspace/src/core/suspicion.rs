@@ -18,6 +18,10 @@
 //! If it ends because enough answer again, the others are likely to follow, and the news of their
 //! recovery is as old as their last check. So each is *doubted*, and keeps its slots, until its next
 //! check says which it is.
+//!
+//! A *dip* is over before anybody is down: most began to fail together, and most of those answered
+//! again at their next check. Who goes down by checks that began before the last of them answered is
+//! doubted likewise: those checks met the same fault.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -32,11 +36,20 @@ pub(super) enum Trouble {
     None,
     /// Since the first check of its run of failures began.
     Since(Duration),
-    /// It failed while the machine was suspected, and enough others answer since this time: its
-    /// next check decides.
+    /// It failed while the machine was suspected, or in a dip, and enough others answer since this
+    /// time: its next check decides.
     Doubted(Duration),
     /// It failed while the machine was suspected, and the suspicion ended against it.
     Believed,
+}
+
+/// A time of trouble that is over, and cost the backend nothing but its weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Recovery {
+    /// When the first check that failed began.
+    began: Duration,
+    /// When the first check that passed again began.
+    ended: Duration,
 }
 
 /// That this machine may be the one at fault.
@@ -92,7 +105,11 @@ impl Core {
             (Some(suspicion), _) if changed || suspicion.is_over(self.now) => {
                 self.end_suspicion(suspicion);
             }
-            (None, Some(fall)) => self.begin_suspicion(fall),
+            (None, Some(fall)) => {
+                if !self.begin_suspicion(fall) {
+                    self.doubt_after_dip(fall);
+                }
+            }
             (Some(_), _) | (None, None) => {}
         }
     }
@@ -111,17 +128,20 @@ impl Core {
         self.prolong_patience();
     }
 
-    fn begin_suspicion(&mut self, fall: Fall) {
+    /// Returns whether it has begun.
+    fn begin_suspicion(&mut self, fall: Fall) -> bool {
         let mut from = fall.began;
-        let tally = self.tally(|began, window| {
-            let counts = began.abs_diff(fall.began) <= window.max(fall.window);
-            if counts {
-                from = from.min(began);
-            }
-            counts
+        let tally = self.tally(|backend, window| {
+            backend.verdict(|began| {
+                let counts = fall.is_near(began, window);
+                if counts {
+                    from = from.min(began);
+                }
+                counts
+            })
         });
         if !tally.is_majority() {
-            return;
+            return false;
         }
         let since = self.now;
         self.suspicion = Some(Suspicion { since, from, patience: since, reached: false });
@@ -129,10 +149,42 @@ impl Core {
         self.prolong_patience();
         let (failing, servers) = (as_u32(tally.failing), as_u32(tally.servers));
         self.suspicion_changed(EventKind::MachineSuspected { failing, servers });
+        true
+    }
+
+    /// Doubts those that fell by checks of a dip.
+    fn doubt_after_dip(&mut self, fall: Fall) {
+        let Some(ended) = self.end_of_dip(fall) else { return };
+        for service in self.services.values_mut() {
+            let check = &service.spec.health;
+            let window = window(check);
+            for backend in service.backends.values_mut() {
+                let fell = matches!(backend.trouble, Trouble::Since(began) if fall.is_near(began, window))
+                    && !backend.state.serves()
+                    && backend.written.is_some();
+                if fell && check.kind != CheckKind::None && backend.failed_at <= ended {
+                    backend.trouble = Trouble::Doubted(ended);
+                    service.touched = true;
+                }
+            }
+        }
+    }
+
+    /// If most failed together with this one: when the last of them answered again.
+    fn end_of_dip(&self, fall: Fall) -> Option<Duration> {
+        let mut ended = None;
+        let tally = self.tally(|backend, window| match backend.recovery {
+            Some(recovery) if backend.state.serves() && fall.is_near(recovery.began, window) => {
+                ended = ended.max(Some(recovery.ended));
+                Some(true)
+            }
+            _ => backend.verdict(|began| fall.is_near(began, window)),
+        });
+        ended.filter(|_| tally.is_majority())
     }
 
     fn end_suspicion(&mut self, suspicion: Suspicion) {
-        let tally = self.tally(|began, _| began >= suspicion.from);
+        let tally = self.tally(|backend, _| backend.verdict(|began| began >= suspicion.from));
         let enough_answer = !tally.is_majority();
         let why = if enough_answer {
             format!("{} of {} servers fail", tally.failing, tally.servers)
@@ -183,18 +235,14 @@ impl Core {
         suspicion.patience = suspicion.since + slowest.unwrap_or_default();
     }
 
-    /// Counts servers; `counts` says which beginnings of trouble do, given the window of the
-    /// backend's own checks.
-    fn tally(&self, mut counts: impl FnMut(Duration, Duration) -> bool) -> Tally {
+    /// Counts servers; `verdict` says whether a backend fails, given the window of its own checks, or
+    /// that it does not count.
+    fn tally(&self, mut verdict: impl FnMut(&Backend, Duration) -> Option<bool>) -> Tally {
         let mut servers: HashMap<IpAddr, Evidence> = HashMap::new();
         for service in self.services.values() {
             let check = &service.spec.health;
             for backend in service.backends.values().filter(|backend| backend.is_wanted()) {
-                let fails = match backend.trouble {
-                    Trouble::None if backend.state.serves() => false,
-                    Trouble::Since(began) if counts(began, window(check)) => true,
-                    _ => continue,
-                };
+                let Some(fails) = verdict(backend, window(check)) else { continue };
                 let server = servers.entry(backend.spec.address).or_default();
                 server.fails |= fails;
                 server.answers |= !fails && check.kind != CheckKind::None;
@@ -243,6 +291,23 @@ impl Fall {
         match backend.trouble {
             Trouble::Since(began) => Some(Self { began, window: window(check) }),
             Trouble::None | Trouble::Doubted(_) | Trouble::Believed => None,
+        }
+    }
+
+    /// Whether a backend whose checks have this window began to fail together with it.
+    fn is_near(&self, began: Duration, window: Duration) -> bool {
+        began.abs_diff(self.began) <= window.max(self.window)
+    }
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// How it is over when a check passes that began at `ended`.
+    pub(super) fn recovery(self, ended: Duration) -> Option<Recovery> {
+        match self {
+            Self::Since(began) => Some(Recovery { began, ended }),
+            Self::None | Self::Doubted(_) | Self::Believed => None,
         }
     }
 }

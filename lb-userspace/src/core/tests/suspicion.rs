@@ -167,6 +167,56 @@ fn who_was_taken_out_too_early_is_given_its_slots_back() {
     world.check_invariants();
 }
 
+/// All fail once, and all but one pass again; that one's second check fails as well. Whether it began
+/// before they passed is the caller's choice.
+fn dip(world: &mut World, begins_before: bool) {
+    for backend in ["a", "b", "c"] {
+        world.check(&id("web", backend), false);
+    }
+    let earlier = world.now();
+    for backend in ["b", "c"] {
+        world.check(&id("web", backend), true);
+    }
+    let finished = world.now();
+    let started = if begins_before { earlier } else { finished };
+    let outcome = Err("timed out".to_owned());
+    world.core.health(&HealthReport { id: id("web", "a"), outcome, started, finished }, finished);
+    world.carry_out();
+    assert!(!world.core.machine_suspected());
+    assert_eq!(world.state(&id("web", "a")).0, BackendState::Down, "what checks say is said");
+}
+
+const DIPPING: &str = "web 192.0.2.1:80 fall=2 a=10.0.0.1 b=10.0.0.2 c=10.0.0.3";
+
+#[test]
+fn who_falls_by_a_check_that_began_in_a_dip_keeps_its_slots_until_its_next() {
+    for passes in [true, false] {
+        let mut world = World::up(&[DIPPING]);
+        let before = (ways(&world), lives(&world));
+        dip(&mut world, true);
+        assert_eq!((ways(&world), lives(&world)), before, "no flow moved, none was given up");
+        world.check(&id("web", "a"), passes);
+        let serves = world.ways(WEB).contains(&Ok(A));
+        assert_eq!(serves, passes);
+        world.check_invariants();
+    }
+}
+
+#[test]
+fn who_fails_on_after_a_dip_goes_down_as_usual() {
+    let mut world = World::up(&[DIPPING]);
+    dip(&mut world, false);
+    assert_eq!(world.ways(WEB), [Ok(B), Ok(C)].into());
+    world.check_invariants();
+}
+
+#[test]
+fn a_dip_of_a_half_says_nothing_of_this_machine() {
+    let mut world = World::up(&[&format!("{DIPPING} d=10.0.0.4 e=10.0.0.5 f=10.0.0.6")]);
+    dip(&mut world, true);
+    assert!(!world.ways(WEB).contains(&Ok(A)));
+}
+
 #[test]
 fn an_operator_has_the_last_word() {
     let mut world = World::up(&[THREE]);
