@@ -3,8 +3,8 @@
 //!
 //! A backend that fails keeps its place
 //!
-//! - while the machine is suspected ([`super::suspicion`]), and from then on, or from a dip on, until its next check;
-//!   or
+//! - while the machine is suspected, and then, as after a dip, until its next check
+//!   ([`super::suspicion`]); or
 //! - in a *panic*: fewer than `panic_threshold` of the service's backends are healthy, so that
 //!   those few would have to carry the load of all. Then flows are spread over all of them again,
 //!   with their configured weights, whatever the checks say.
