@@ -1,5 +1,91 @@
-//! Who is answered by the data plane itself: hosts alone, never a group of them, and never
-//! somebody who claims to be us. Each answer goes back to the Ethernet address it came from.
+//! Packets that the data plane answers itself, in place: who is answered, and the frame that all
+//! answers have alike. Hosts alone are answered, never a group of them, and never somebody who
+//! claims to be us. Each answer goes back to the Ethernet address it came from.
+//!
+//! Three steps, since the frame is made larger or smaller in between, by other means in the kernel
+//! than on the host: the kind of answer looks at the packet and makes a [`Plan`], the frame becomes
+//! what that says, and the answer is written into it. Of a packet that is quoted, all but the Ethernet
+//! header stays where it is:
+//!
+//! ```text
+//! | Ethernet | IP | ICMP | IP, and what follows     28 bytes further on over IPv4, 48 over IPv6
+//! ```
+//!
+//! A quote's length is one of few that are fixed, since its checksum covers all of it.
+
+mod ipv4;
+mod ipv6;
+
+pub(crate) use self::{ipv4::Ipv4, ipv6::Ipv6};
+use crate::{checksum::Sum, flow::ETHERNET_LENGTH, icmp, packet::Packet};
+
+/// The time to live, or hop limit, of answers.
+const HOPS: u8 = 64;
+
+/// An answer, and what the frame has to become for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan<A> {
+    /// Bytes to add before the frame.
+    pub before: usize,
+    /// The frame's length then; what is behind it is cut off.
+    pub length: usize,
+    /// What is then to be written.
+    pub answer: A,
+}
+
+impl<A> Plan<A> {
+    /// An ICMP error that quotes so many bytes, if the frame has them.
+    #[inline(always)]
+    pub(crate) fn error<V: Version>(packet: &Packet<'_>, quote: usize, answer: A) -> Option<Self> {
+        let before = V::HEADER + icmp::HEADER;
+        let length = ETHERNET_LENGTH + before + quote;
+        (packet.length() + before >= length).then_some(Self { before, length, answer })
+    }
+}
+
+/// A version of IP, as far as answers differ by it.
+pub(crate) trait Version {
+    /// The length of its header, without options.
+    const HEADER: usize;
+    /// The protocol number of its ICMP.
+    const ICMP: u8;
+
+    /// Reads a packet that [`crate::flow`] has read before; nothing if it claims to come from no
+    /// single host.
+    fn read(packet: &Packet<'_>) -> Option<Asked>;
+
+    /// Writes the Ethernet and the IP header of an answer to the packet whose Ethernet header lies at
+    /// `at`; `length` bytes of a protocol follow. Returns the sum of what that protocol's checksum
+    /// covers of them.
+    fn turn(packet: &mut Packet<'_>, at: usize, protocol: u8, length: usize) -> Option<Sum>;
+}
+
+/// A packet that may be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// What follows its IP header.
+    pub(crate) protocol: u8,
+    /// The length of its IP header, with options.
+    pub(crate) header: usize,
+    /// How many bytes follow, by what the IP header says.
+    pub(crate) bytes: usize,
+}
+
+/// Writes an ICMP error into a frame that has become what its plan says: its type and code, the four
+/// bytes whose meaning depends on them, and the quote.
+#[inline(always)]
+pub(crate) fn write_error<V: Version, const QUOTE: usize>(
+    packet: &mut Packet<'_>,
+    [kind, code]: [u8; 2],
+    [r0, r1, r2, r3]: [u8; 4],
+) -> Option<()> {
+    let before = V::HEADER + icmp::HEADER;
+    let sum = V::turn(packet, before, V::ICMP, icmp::HEADER + QUOTE)?;
+    let quote = packet.at::<[u8; QUOTE]>(ETHERNET_LENGTH + before)?;
+    let [c0, c1] = sum.with(&[kind, code, r0, r1, r2, r3]).with(quote).checksum();
+    *packet.at_mut(ETHERNET_LENGTH + V::HEADER)? = [kind, code, c0, c1, r0, r1, r2, r3];
+    Some(())
+}
 
 /// Whether an IPv4 packet may be answered: its source is one host (RFC 1122 section 3.2.2), and not
 /// its destination.
@@ -26,6 +112,21 @@ pub const fn may_go_to_ipv6(source: [u8; 16], destination: [u8; 16]) -> bool {
 #[inline(always)]
 pub const fn is_one_machine(address: [u8; 6]) -> bool {
     address[0] & 1 == 0
+}
+
+/// An Ethernet header back to where the one with these addresses came from.
+#[inline(always)]
+const fn ethernet_back(
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]: [u8; 12],
+    [t0, t1]: [u8; 2],
+) -> [u8; 14] {
+    [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5, t0, t1]
+}
+
+/// The source among the two addresses of an Ethernet header.
+#[inline(always)]
+const fn source_of([.., s0, s1, s2, s3, s4, s5]: [u8; 12]) -> [u8; 6] {
+    [s0, s1, s2, s3, s4, s5]
 }
 
 #[cfg(test)]

@@ -7,39 +7,104 @@
 //! UDP | Ethernet | IP | ICMP | IP, UDP                   as they came, 28 or 48 bytes further on
 //! ```
 //!
-//! The quote is as long as the receiver needs to find its socket, and always the same: its checksum
-//! covers a fixed number of bytes.
+//! The quote is as long as the receiver needs to find its socket.
 
-mod ipv4;
-mod ipv6;
-
-pub use self::{
-    ipv4::{plan as plan_ipv4, write as write_ipv4},
-    ipv6::{plan as plan_ipv6, write as write_ipv6},
+use crate::{
+    answer::{Ipv4, Ipv6, Plan, Version, write_error},
+    checksum::Sum,
+    flow::{ETHERNET_LENGTH, TCP, TcpFlags, UDP},
+    packet::Packet,
 };
-use crate::{checksum::Sum, flow::TcpFlags};
 
 /// The length of a TCP header without options.
 const TCP_HEADER: usize = 20;
 /// The length of a UDP header.
 const UDP_HEADER: usize = 8;
-/// The time to live, or hop limit, of answers.
-const HOPS: u8 = 64;
+/// A smallest Ethernet frame, without its checksum (IEEE 802.3 section 4A.4.2): one that has been as
+/// long is not made shorter.
+const SMALLEST: usize = 60;
+/// What the shortest answer, a reset over IPv4, lacks to that.
+const PADDING: usize = 6;
+/// Destination unreachable, port unreachable (RFC 792; RFC 4443 section 3.1).
+const UNREACHABLE_IPV4: [u8; 2] = [3, 3];
+const UNREACHABLE_IPV6: [u8; 2] = [1, 4];
 
-/// An answer, and what the frame has to become for it.
+/// What is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
-    /// Bytes to add before the frame.
-    pub before: usize,
-    /// The frame's length then; what is behind it is cut off.
-    pub length: usize,
-    /// The reset; else it is "port unreachable".
-    reset: Option<Reset>,
+pub enum Answer {
+    /// To TCP: a reset.
+    Reset(Reset),
+    /// To UDP: "port unreachable".
+    Unreachable,
+}
+
+/// What to answer to a packet that [`crate::flow`] has read; nothing to a reset, to what has options
+/// before UDP, and to what claims to come from no single host.
+#[inline(always)]
+pub fn plan_ipv4(packet: &Packet<'_>) -> Option<Plan<Answer>> {
+    plan::<Ipv4>(packet)
+}
+
+/// The same of IPv6; nothing to what has extension headers.
+#[inline(always)]
+pub fn plan_ipv6(packet: &Packet<'_>) -> Option<Plan<Answer>> {
+    plan::<Ipv6>(packet)
+}
+
+/// Writes the answer into the frame, which has become what the plan says.
+#[inline(always)]
+pub fn write_ipv4(packet: &mut Packet<'_>, answer: &Answer) -> Option<()> {
+    write::<Ipv4, { Ipv4::HEADER + UDP_HEADER }>(packet, answer, UNREACHABLE_IPV4)
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn write_ipv6(packet: &mut Packet<'_>, answer: &Answer) -> Option<()> {
+    write::<Ipv6, { Ipv6::HEADER + UDP_HEADER }>(packet, answer, UNREACHABLE_IPV6)
+}
+
+#[inline(always)]
+fn plan<V: Version>(packet: &Packet<'_>) -> Option<Plan<Answer>> {
+    let asked = V::read(packet)?;
+    if asked.protocol == TCP {
+        let tcp = packet.at::<[u8; TCP_HEADER]>(ETHERNET_LENGTH + asked.header)?;
+        let answer = Answer::Reset(Reset::to(tcp, asked.bytes)?);
+        let reset = ETHERNET_LENGTH + V::HEADER + TCP_HEADER;
+        let length = if packet.length() < SMALLEST { reset } else { reset.max(SMALLEST) };
+        return Some(Plan { before: 0, length, answer });
+    }
+    if asked.protocol != UDP || asked.header != V::HEADER {
+        return None;
+    }
+    Plan::error::<V>(packet, V::HEADER + UDP_HEADER, Answer::Unreachable)
+}
+
+#[inline(always)]
+fn write<V: Version, const QUOTE: usize>(
+    packet: &mut Packet<'_>,
+    answer: &Answer,
+    unreachable: [u8; 2],
+) -> Option<()> {
+    match answer {
+        Answer::Reset(reset) => write_reset::<V>(packet, *reset),
+        Answer::Unreachable => write_error::<V, QUOTE>(packet, unreachable, [0; 4]),
+    }
+}
+
+#[inline(always)]
+fn write_reset<V: Version>(packet: &mut Packet<'_>, reset: Reset) -> Option<()> {
+    let pseudo = V::turn(packet, 0, TCP, TCP_HEADER)?;
+    let place = ETHERNET_LENGTH + V::HEADER;
+    *packet.at_mut(place)? = reset.segment(pseudo);
+    if let Some(padding) = packet.at_mut::<[u8; PADDING]>(place + TCP_HEADER) {
+        *padding = [0; PADDING];
+    }
+    Some(())
 }
 
 /// What a reset says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Reset {
+pub struct Reset {
     /// The ports of the packet that it answers, as they stand there.
     ports: u32,
     sequence: u32,
@@ -86,23 +151,7 @@ impl Reset {
         [tcp[4], tcp[5], tcp[6], tcp[7]] = [s0, s1, s2, s3];
         [tcp[8], tcp[9], tcp[10], tcp[11]] = [a0, a1, a2, a3];
         [tcp[12], tcp[13]] = [0x50, self.flags.0];
-        let sum = pseudo.with_number(TCP_HEADER as u16).with_number(6).with(&tcp);
-        [tcp[16], tcp[17]] = sum.checksum();
+        [tcp[16], tcp[17]] = pseudo.with(&tcp).checksum();
         tcp
     }
-}
-
-/// An Ethernet header back to where the one with these addresses came from.
-#[inline(always)]
-const fn ethernet_back(
-    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]: [u8; 12],
-    [t0, t1]: [u8; 2],
-) -> [u8; 14] {
-    [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5, t0, t1]
-}
-
-/// The source among the two addresses of an Ethernet header.
-#[inline(always)]
-const fn source_of([.., s0, s1, s2, s3, s4, s5]: [u8; 12]) -> [u8; 6] {
-    [s0, s1, s2, s3, s4, s5]
 }

@@ -17,6 +17,7 @@
     reason = "what the xdp macro makes of a documented program; words are cut on purpose"
 )]
 
+mod answer;
 mod count;
 mod decapsulate;
 mod echo;

@@ -45,7 +45,8 @@ fn rejected(mut frame: Vec<u8>) -> (Result<u32, Reason>, Vec<u8>) {
     frame.splice(..0, std::iter::repeat_n(0, plan.before));
     frame.truncate(plan.length);
     let write = if ipv6 { reject::write_ipv6 } else { reject::write_ipv4 };
-    write(&mut Packet::new(&mut frame), &plan).expect("the frame is as long as the plan says");
+    write(&mut Packet::new(&mut frame), &plan.answer)
+        .expect("the frame is as long as the plan says");
     (Err(Reason::Rejected), frame)
 }
 
