@@ -71,6 +71,14 @@ pub(crate) struct Asked {
     pub(crate) bytes: usize,
 }
 
+impl Asked {
+    /// The whole packet's length.
+    #[inline(always)]
+    pub(crate) const fn total(&self) -> usize {
+        self.header + self.bytes
+    }
+}
+
 /// Writes an ICMP error into a frame that has become what its plan says: its type and code, the four
 /// bytes whose meaning depends on them, and the quote.
 #[inline(always)]

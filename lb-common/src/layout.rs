@@ -20,7 +20,7 @@
 //! | `PREDECESSOR` | [`Predecessor`], 64 bytes | none, unless a flow is not known in a slot that is not settled |
 //! | `VIRTUAL_MACS` | [`VirtualMacs`], 64 bytes | none, unless a frame is for a virtual router |
 //! | `ECHO_COUNTERS` | `u64`, a CPU | one a datagram to the echo's port |
-//! | `REJECT_PACE` | `u64`, a CPU: see [`crate::pace`] | none, unless a service without backends rejects |
+//! | `REJECT_PACE` | `u64`, a CPU: see [`crate::pace`] | none, unless a service without backends rejects, or a packet does not fit its tunnel |
 
 mod decapsulation;
 mod flows;
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.

@@ -31,5 +31,6 @@ pub mod rewrite;
 pub mod second_chance;
 pub mod slot;
 pub mod steer;
+pub mod too_big;
 pub mod tunnel;
 pub mod word;

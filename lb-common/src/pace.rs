@@ -8,6 +8,21 @@ const INTERVAL: u64 = 100_000;
 /// So many answers are possible at once after a rest.
 const BURST: u64 = 1_000;
 
+/// What answers are counted in. A flood of packets that are answered of one bucket leaves the other full.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bucket {
+    /// Answers for services without backends.
+    Rejected = 0,
+    /// Answers to packets that do not fit their tunnel.
+    TooBig = 1,
+}
+
+impl Bucket {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Rejected, Self::TooBig];
+}
+
 /// The bucket's word after one more answer at `now`, in nanoseconds of a clock that never goes back;
 /// none if it is empty.
 #[inline(always)]

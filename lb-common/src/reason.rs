@@ -31,7 +31,8 @@ pub enum Reason {
     NoNextHop = 11,
     /// A table entry points outside its table; never seen unless a table is corrupt: dropped.
     BadTable = 12,
-    /// Behind its tunnel's header the packet is larger than the way to the backend carries: dropped.
+    /// Behind its tunnel's header the packet is larger than the way to the backend carries, and is not
+    /// one to answer, or too many were answered lately: dropped.
     TooBig = 13,
     /// The driver left too little room before the packet for a tunnel's or an answer's header: dropped.
     NoHeadroom = 14,
@@ -42,9 +43,12 @@ pub enum Reason {
     Ping = 16,
     /// The service has no backend, and its `on_empty` says `reject`: answered so.
     Rejected = 17,
+    /// Behind its tunnel's header the packet is larger than the way to the backend carries: its sender
+    /// was told what fits.
+    TooBigAnswered = 18,
     /// The flow is not known, and the balancer that had the address until just now may know it: sent
     /// there.
-    SecondChance = 18,
+    SecondChance = 19,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -62,7 +66,7 @@ pub enum Refusal {
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
@@ -81,6 +85,7 @@ impl Reason {
         Self::RejectLimited,
         Self::Ping,
         Self::Rejected,
+        Self::TooBigAnswered,
         Self::SecondChance,
     ];
 
@@ -119,6 +124,7 @@ impl Reason {
             Self::NoHeadroom => "no_headroom",
             Self::Ping => "ping",
             Self::Rejected => "rejected",
+            Self::TooBigAnswered => "too_big_answered",
             Self::SecondChance => "second_chance",
         }
     }

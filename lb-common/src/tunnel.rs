@@ -121,5 +121,12 @@ pub const fn overhead(kind: TunnelKind) -> usize {
     udp + if kind.is_ipv6() { IPV6_LENGTH } else { IPV4_LENGTH }
 }
 
+/// The largest packet that a backend's tunnel carries, in bytes from its IP header on.
+#[inline(always)]
+pub fn fits(backend: &BackendEntry) -> u32 {
+    let kind = TunnelKind(backend.tunnel.kind.load());
+    backend.tunnel.mtu.load().saturating_sub(overhead(kind) as u32)
+}
+
 #[cfg(test)]
 mod tests;

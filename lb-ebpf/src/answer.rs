@@ -10,7 +10,12 @@ use aya_ebpf::{
     },
     programs::XdpContext,
 };
-use lb_common::{answer::Plan, pace, packet::Packet, reason::Reason};
+use lb_common::{
+    answer::Plan,
+    pace::{self, Bucket},
+    packet::Packet,
+    reason::Reason,
+};
 
 use crate::maps;
 
@@ -32,10 +37,11 @@ pub(crate) fn answer<A>(
     packet: &Packet<'_>,
     plan: Option<Plan<A>>,
     write: impl FnOnce(&mut Packet<'_>, &A) -> Option<()>,
+    bucket: Bucket,
     reasons: Reasons,
 ) -> Reason {
     let Some(plan) = plan else { return reasons.unanswered };
-    if !is_time() {
+    if !is_time(bucket) {
         return reasons.limited;
     }
     // A number of its own: the compiler would add to the frame's end first, which the verifier forbids.
@@ -60,8 +66,8 @@ pub(crate) fn answer<A>(
 
 /// Whether this CPU may answer once more.
 #[inline(always)]
-fn is_time() -> bool {
-    let Some(full_at) = maps::reject_pace() else { return false };
+fn is_time(bucket: Bucket) -> bool {
+    let Some(full_at) = maps::reject_pace(bucket) else { return false };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the kernel returned this CPU's own entry, and a program is not preempted by another

@@ -20,7 +20,8 @@ use lb_common::{
 use crate::{
     count, echo, icmp, log,
     maps::{self, KernelTables},
-    reject, second_chance, tunnel,
+    reject, second_chance, too_big,
+    tunnel::{self, Barred},
 };
 
 /// In place of an action, from [`forward_ipv6`]: see to it further. What is rare is done after the
@@ -28,6 +29,8 @@ use crate::{
 const ICMPV6: u32 = 1 << 8;
 const REJECTED_IPV6: u32 = 1 << 9;
 const HANDED_ON_IPV6: u32 = 1 << 10;
+/// With the size of what would have fit.
+const TOO_BIG_IPV6: u32 = 1 << 16;
 
 /// What becomes of a packet.
 #[inline(always)]
@@ -38,17 +41,24 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
         Some(flow) => Ok(flow),
         None if flow::is_ipv6(&packet, maps::is_ours) => {
             let (start, end) = packet.bounds();
-            return match forward_ipv6(ctx.as_ptr().cast(), start, end) {
-                ICMPV6 => icmp::ipv6(ctx.as_ptr().cast(), start, end),
-                REJECTED_IPV6 => reject::ipv6(ctx.as_ptr().cast(), start, end),
+            let ctx = ctx.as_ptr().cast();
+            let outcome = forward_ipv6(ctx, start, end);
+            if outcome < ICMPV6 {
+                return outcome;
+            }
+            return match outcome {
+                ICMPV6 => icmp::ipv6(ctx, start, end),
+                REJECTED_IPV6 => reject::ipv6(ctx, start, end),
                 HANDED_ON_IPV6 => second_chance::hand_on(start, end),
-                action => action,
+                too_big => too_big::ipv6(ctx, too_big - TOO_BIG_IPV6),
             };
         }
         None => flow::parse_ipv4(&packet, maps::is_ours),
     };
     let outcome = match parsed {
-        Ok(flow) => send(ctx, &mut packet, &flow, log::forwarded),
+        Ok(flow) => send(ctx, &mut packet, &flow, log::forwarded, |fits| {
+            too_big::ipv4(ctx.as_ptr().cast(), fits)
+        }),
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -79,7 +89,7 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: the bounds of the frame, which the caller does not touch any more.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
     let outcome = match flow::parse_ipv6(&packet) {
-        Ok(flow) => send(&ctx, &mut packet, &flow, log::forwarded_ipv6),
+        Ok(flow) => send(&ctx, &mut packet, &flow, log::forwarded_ipv6, |fits| TOO_BIG_IPV6 + fits),
         Err(reason) => Err(reason),
     };
     match outcome {
@@ -92,20 +102,26 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
 }
 
 /// Turns the packet towards its backend: back through the interface it came from, where the driver
-/// sends it at once, or redirected to another. `tell` is what the log says of it.
+/// sends it at once, or redirected to another. `tell` is what the log says of it, `answer` what becomes
+/// of a packet that is larger than what fits its tunnel.
 #[inline(always)]
 fn send(
     ctx: &XdpContext,
     packet: &mut Packet<'_>,
     flow: &Flow,
     tell: impl FnOnce(&XdpContext, &Flow, &Way<'_>),
+    answer: impl FnOnce(u32) -> u32,
 ) -> Result<u32, Reason> {
     let tables = KernelTables(ctx);
     let way = steer::steer(&tables, &maps::Loaded, flow)?;
     let length = packet.length();
     let interface = match rewrite::l2(packet, way.backend)? {
         Some(interface) => interface,
-        None => tunnel::enter(ctx, packet, way.backend, flow)?,
+        None => match tunnel::enter(ctx, packet, way.backend, flow) {
+            Ok(interface) => interface,
+            Err(Barred::TooBig { fits }) => return Ok(answer(fits)),
+            Err(Barred::Refused(reason)) => return Err(reason),
+        },
     };
     let redirected = interface != maps::own_index();
     count::forwarded(way.number, length, flow.flags.opens(), redirected);

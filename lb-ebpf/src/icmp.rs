@@ -78,6 +78,7 @@ fn deliver(ctx: &XdpContext, packet: &mut Packet<'_>, flow: &Flow) -> Result<u32
     let length = packet.length();
     let interface = match rewrite::l2(packet, way.backend)? {
         Some(interface) => interface,
+        // An error that is too big is not answered either (RFC 1122 section 3.2.2).
         None => tunnel::enter(ctx, packet, way.backend, flow)?,
     };
     let redirected = interface != maps::own_index();

@@ -3,7 +3,8 @@
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
 //! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), answers for services without backends
-//! ([`mod@reject`]), the way to the balancer that may know a flow ([`second_chance`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
+//! ([`mod@reject`]) and for packets that are too big ([`mod@too_big`]), both in place
+//! ([`mod@answer`]), the way to the balancer that may know a flow ([`second_chance`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
 //! ([`mod@echo`]) and the log ([`mod@log`]).
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -28,6 +29,7 @@ mod log;
 mod maps;
 mod reject;
 mod second_chance;
+mod too_big;
 mod tunnel;
 
 use aya_ebpf::{

@@ -16,6 +16,7 @@ use lb_common::{
         Answer, BackendCounters, BackendEntry, FlowKey, FlowNews, FlowRecord, Heartbeat, Load,
         Predecessor, RecordCounters, RingLine, Rotation, ServiceBucket, VirtualMacs,
     },
+    pace::Bucket,
     reason::Reason,
     slot::Slot,
     steer::{Constants, Flows, Stage, Tables, line_of},
@@ -62,7 +63,7 @@ static VIRTUAL_MACS: Array<VirtualMacs, 1, MAPPED> = Array::new();
 #[btf_map]
 static ECHO_COUNTERS: PerCpuArray<u64, { Outcome::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
-static REJECT_PACE: PerCpuArray<u64, 1> = PerCpuArray::new();
+static REJECT_PACE: PerCpuArray<u64, { Bucket::ALL.len() }> = PerCpuArray::new();
 
 /// The interface's own address, as [`lb_common::flow::mac_word`] makes it.
 #[unsafe(no_mangle)]
@@ -305,8 +306,8 @@ pub(crate) fn echo_counter(outcome: Outcome) -> Option<*mut u64> {
     ECHO_COUNTERS.get_ptr_mut(outcome as u32)
 }
 
-/// This CPU's bucket of answers for services without backends: see [`lb_common::pace`].
+/// This CPU's bucket of answers: see [`lb_common::pace`].
 #[inline(always)]
-pub(crate) fn reject_pace() -> Option<*mut u64> {
-    REJECT_PACE.get_ptr_mut(0)
+pub(crate) fn reject_pace(bucket: Bucket) -> Option<*mut u64> {
+    REJECT_PACE.get_ptr_mut(bucket as u32)
 }

@@ -1,7 +1,7 @@
 //! Answers for services without backends, off the path of all other packets.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
-use lb_common::{packet::Packet, reason::Reason, reject};
+use lb_common::{pace::Bucket, packet::Packet, reason::Reason, reject};
 
 use crate::{
     answer::{Reasons, answer},
@@ -20,7 +20,7 @@ pub(crate) fn ipv4(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: the bounds of the frame, which the caller does not touch any more.
     let packet = unsafe { Packet::from_bounds(start, end) };
     let plan = reject::plan_ipv4(&packet);
-    let reason = answer(ctx, &packet, plan, reject::write_ipv4, REASONS);
+    let reason = answer(ctx, &packet, plan, reject::write_ipv4, Bucket::Rejected, REASONS);
     refuse(&XdpContext::new(ctx), reason)
 }
 
@@ -30,6 +30,6 @@ pub(crate) fn ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
     // SAFETY: as above.
     let packet = unsafe { Packet::from_bounds(start, end) };
     let plan = reject::plan_ipv6(&packet);
-    let reason = answer(ctx, &packet, plan, reject::write_ipv6, REASONS);
+    let reason = answer(ctx, &packet, plan, reject::write_ipv6, Bucket::Rejected, REASONS);
     refuse(&XdpContext::new(ctx), reason)
 }

@@ -15,6 +15,17 @@ use lb_common::{
 
 use crate::maps::Loaded;
 
+/// Why a packet does not enter its tunnel.
+pub(crate) enum Barred {
+    /// It is larger than what fits, in bytes from its IP header on.
+    TooBig {
+        /// What fits.
+        fits: u32,
+    },
+    /// Anything else.
+    Refused(Reason),
+}
+
 /// Puts the tunnel's header before a packet. Returns the interface through which the frame leaves.
 /// The bounds of `packet` are void afterwards.
 #[inline(always)]
@@ -23,7 +34,7 @@ pub(crate) fn enter(
     packet: &Packet<'_>,
     backend: &BackendEntry,
     flow: &Flow,
-) -> Result<u32, Reason> {
+) -> Result<u32, Barred> {
     let hash = steer::flow_hash(Loaded.seed(), flow);
     let (start, end) = packet.bounds();
     let outcome = encapsulate(ctx.as_ptr().cast(), start, end, backend, hash);
@@ -31,14 +42,15 @@ pub(crate) fn enter(
         return Ok(outcome.cast_unsigned() as u32);
     }
     Err(match outcome {
-        TOO_BIG => Reason::TooBig,
-        NO_HEADROOM => Reason::NoHeadroom,
-        _ => Reason::BadTable,
+        ..=TOO_BIG => Barred::TooBig { fits: (TOO_BIG - outcome) as u32 },
+        NO_HEADROOM => Barred::Refused(Reason::NoHeadroom),
+        _ => Barred::Refused(Reason::BadTable),
     })
 }
 
-/// Refusals, as numbers that are no interface's index: a result in one register.
-const TOO_BIG: i64 = -(Reason::TooBig as i64);
+/// Refusals, as numbers that are no interface's index: a result in one register. The first one, less
+/// what would fit.
+const TOO_BIG: i64 = -(1 << 16);
 const NO_HEADROOM: i64 = -(Reason::NoHeadroom as i64);
 const BAD_TABLE: i64 = -(Reason::BadTable as i64);
 
@@ -55,7 +67,7 @@ fn encapsulate(
     let packet = unsafe { Packet::from_bounds(start, end) };
     let plan = match tunnel::plan(&packet, backend, hash) {
         Ok(plan) => plan,
-        Err(Reason::TooBig) => return TOO_BIG,
+        Err(Reason::TooBig) => return TOO_BIG - i64::from(tunnel::fits(backend)),
         // The packet was read before it came here.
         Err(_) => return BAD_TABLE,
     };
@@ -69,5 +81,16 @@ fn encapsulate(
     match plan.write(&mut packet) {
         Ok(interface) => i64::from(interface),
         Err(_) => NO_HEADROOM,
+    }
+}
+
+/// Where nobody is told what would fit.
+impl From<Barred> for Reason {
+    #[inline(always)]
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::TooBig { .. } => Self::TooBig,
+            Barred::Refused(reason) => reason,
+        }
     }
 }

@@ -2,13 +2,14 @@
 //! is compared with, and what is fuzzed.
 
 use lb_common::{
+    answer::Plan,
     flow::{self, Flow, mac_word},
     icmp::{self, Message},
     packet::Packet,
     reason::{Reason, Refusal},
     reject, rewrite,
     steer::{self, Constants, Flows},
-    tunnel,
+    too_big, tunnel,
 };
 
 use crate::program::OWN_MAC;
@@ -25,29 +26,49 @@ pub fn forward<T: Flows>(
     frame: &[u8],
 ) -> (Result<u32, Reason>, Vec<u8>) {
     let mut out = frame.to_vec();
-    match send(tables, constants, &mut out) {
-        Ok(Leaving { interface, longer }) => (Ok(interface), longer.unwrap_or(out)),
-        Err(Reason::Rejected) => rejected(out),
-        Err(reason) => {
-            let answered = reason.refusal() == Refusal::Answer;
-            assert!(answered || out == frame, "{}: it was changed", reason.name());
-            (Err(reason), out)
-        }
-    }
+    let reason = match send(tables, constants, &mut out) {
+        Ok(Leaving { interface, longer }) => return (Ok(interface), longer.unwrap_or(out)),
+        Err(Refused { reason, fits }) => match (reason, fits) {
+            (Reason::Rejected, _) => rejected(&mut out),
+            (Reason::TooBig, Some(fits)) => told(&mut out, fits),
+            (reason, _) => reason,
+        },
+    };
+    let answered = reason.refusal() == Refusal::Answer;
+    assert!(answered || out == frame, "{}: it was changed", reason.name());
+    (Err(reason), out)
 }
 
 /// The answer of a service without backends, if there is one.
-fn rejected(mut frame: Vec<u8>) -> (Result<u32, Reason>, Vec<u8>) {
-    let packet = Packet::new(&mut frame);
-    let ipv6 = flow::is_ipv6(&packet, is_ours);
-    let plan = if ipv6 { reject::plan_ipv6(&packet) } else { reject::plan_ipv4(&packet) };
-    let Some(plan) = plan else { return (Err(Reason::NoBackend), frame) };
+fn rejected(frame: &mut Vec<u8>) -> Reason {
+    let packet = Packet::new(frame);
+    let written = if flow::is_ipv6(&packet, is_ours) {
+        reject::plan_ipv6(&packet).map(|plan| answer(frame, plan, reject::write_ipv6))
+    } else {
+        reject::plan_ipv4(&packet).map(|plan| answer(frame, plan, reject::write_ipv4))
+    };
+    written.map_or(Reason::NoBackend, |()| Reason::Rejected)
+}
+
+/// The answer to a packet that does not fit its tunnel, if there is one.
+fn told(frame: &mut Vec<u8>, fits: u32) -> Reason {
+    let packet = Packet::new(frame);
+    let written = if flow::is_ipv6(&packet, is_ours) {
+        too_big::plan_ipv6(&packet, fits).map(|plan| answer(frame, plan, too_big::write_ipv6))
+    } else {
+        too_big::plan_ipv4(&packet, fits).map(|plan| answer(frame, plan, too_big::write_ipv4))
+    };
+    written.map_or(Reason::TooBig, |()| Reason::TooBigAnswered)
+}
+
+fn answer<A>(
+    frame: &mut Vec<u8>,
+    plan: Plan<A>,
+    write: impl FnOnce(&mut Packet<'_>, &A) -> Option<()>,
+) {
     frame.splice(..0, std::iter::repeat_n(0, plan.before));
     frame.truncate(plan.length);
-    let write = if ipv6 { reject::write_ipv6 } else { reject::write_ipv4 };
-    write(&mut Packet::new(&mut frame), &plan.answer)
-        .expect("the frame is as long as the plan says");
-    (Err(Reason::Rejected), frame)
+    write(&mut Packet::new(frame), &plan.answer).expect("the frame is as long as the plan says");
 }
 
 struct Leaving {
@@ -56,22 +77,36 @@ struct Leaving {
     longer: Option<Vec<u8>>,
 }
 
+struct Refused {
+    reason: Reason,
+    /// What would have fit, if the sender may be told.
+    fits: Option<u32>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { reason, fits: None }
+    }
+}
+
 fn send<T: Flows>(
     tables: &T,
     constants: &impl Constants,
     frame: &mut [u8],
-) -> Result<Leaving, Reason> {
+) -> Result<Leaving, Refused> {
     let mut packet = Packet::new(frame);
-    let flow = match flow::parse(&packet, is_ours) {
-        Err(Reason::Icmp) => about(tables, constants, &mut packet)?,
-        parsed => parsed?,
-    };
+    let parsed = flow::parse(&packet, is_ours);
+    let is_error = parsed == Err(Reason::Icmp);
+    let flow = if is_error { about(tables, constants, &mut packet)? } else { parsed? };
     let way = steer::steer(tables, constants, &flow)?;
     if let Some(interface) = rewrite::l2(&mut packet, way.backend)? {
         return Ok(Leaving { interface, longer: None });
     }
     let hash = steer::flow_hash(constants.seed(), &flow);
-    let plan = tunnel::plan(&packet, way.backend, hash)?;
+    let plan = tunnel::plan(&packet, way.backend, hash).map_err(|reason| {
+        let fits = (!is_error).then(|| tunnel::fits(way.backend));
+        Refused { reason, fits }
+    })?;
     let mut longer = [&vec![0; plan.overhead()], &*frame].concat();
     let interface = plan.write(&mut Packet::new(&mut longer))?;
     Ok(Leaving { interface, longer: Some(longer) })

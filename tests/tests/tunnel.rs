@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
-use std::net::IpAddr;
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use weir::{
     config::Prefix,
@@ -13,6 +18,15 @@ use weir_lab::{Lab, Weir, program::object};
 
 const PORT: u16 = 80;
 const GUE: u16 = 6080;
+/// Of servers that count what they get.
+const COUNTING: u16 = 9000;
+/// What is sent to them.
+const UPLOAD: usize = 10_000_000;
+/// What the way to the backends carries, and what of it an IPv4 header leaves.
+const NARROW: u16 = 1400;
+const FITS: u16 = 1380;
+/// Longer than any pause of a connection that goes on.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The outer source is one of these, in services that say so.
 const SPREAD: &str = "10.255.0.0";
 
@@ -90,4 +104,65 @@ fn a_backend_lets_in_what_comes_from_its_balancers_alone() {
     weir.reload(&services("")).unwrap();
     weir.wait_until_up().unwrap();
     assert!(lab.client().request_from(0, lab.vip(PORT)).is_err(), "a stranger's packet was let in");
+}
+
+/// Each backend answers a connection with the number of bytes that it got by it.
+fn count_bytes(lab: &Lab) {
+    for backend in lab.backends() {
+        let bind = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, COUNTING));
+        let listener = backend.namespace().enter(bind).unwrap().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                write!(stream, "{}", bytes.len()).unwrap();
+            }
+        });
+    }
+}
+
+fn upload(server: SocketAddr) -> String {
+    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&vec![7; UPLOAD]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).unwrap();
+    told
+}
+
+#[test]
+fn uploads_shrink_to_what_the_way_to_the_backends_carries() {
+    let lab = lab();
+    let balancer = lab.balancer();
+    let _programs = decapsulate(&lab, &[one(balancer.address())]);
+    count_bytes(&lab);
+    // The router's link to the backends, behind which both ends believe in 1 500 bytes.
+    let narrow = NARROW.to_string();
+    lab.namespace("bridge").run(&["ip", "link", "set", "back", "mtu", &narrow]).unwrap();
+    for backend in lab.backends() {
+        let address = backend.address().to_string();
+        let route = ["ip", "route", "add", &address, "via", "10.77.0.1", "mtu", &narrow];
+        balancer.namespace().run(&route).unwrap();
+    }
+    // IPv6's packets go to the same addresses.
+    let services = [
+        lab.service("four", COUNTING).health("type = \"none\"").set("forward", "\"ipip\""),
+        lab.service6("six", COUNTING)
+            .across(lab.backends())
+            .health("type = \"none\"")
+            .set("forward", "\"ipip\""),
+    ];
+    let weir = balancer.start_weir(&balancer.config(&services)).unwrap();
+    weir.wait_until_up().unwrap();
+    let client = lab.client().namespace();
+    for vip in [lab.vip(COUNTING), lab.vip6(COUNTING)] {
+        assert_eq!(client.enter(|| upload(vip)).unwrap(), UPLOAD.to_string(), "{vip}");
+        let way = client.run(&["ip", "route", "get", &vip.ip().to_string()]).unwrap();
+        assert!(way.contains(&format!("mtu {FITS}")), "{vip}: {way}");
+    }
+    let answers = weir.status().unwrap().packets.answer;
+    assert!(answers.iter().any(|(reason, n)| reason.starts_with("too") && *n >= 2), "{answers:?}");
 }

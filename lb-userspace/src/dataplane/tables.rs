@@ -10,6 +10,7 @@ use lb_common::{
     echo::{EchoKey, Outcome, Responder},
     flow::mac_word,
     layout::SLOTS_PER_LINE,
+    pace::Bucket,
     reason::Reason,
     steer::Stage,
 };
@@ -253,7 +254,8 @@ fn entries(name: &str, limits: Limits) -> u32 {
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
         "VIRTUAL_MACS" => 2 * lb_common::layout::VirtualMacs::PLACES,
-        "FLOW_NEWS_LOST" | "HEARTBEAT" | "PREDECESSOR" | "REJECT_PACE" => 1,
+        "FLOW_NEWS_LOST" | "HEARTBEAT" | "PREDECESSOR" => 1,
+        "REJECT_PACE" => u32::try_from(Bucket::ALL.len()).unwrap_or(u32::MAX),
         "ECHO_COUNTERS" => u32::try_from(Outcome::ALL.len()).unwrap_or(u32::MAX),
         "REASON_COUNTERS" => u32::try_from(Reason::ALL.len()).unwrap_or(u32::MAX),
         "RECORD_COUNTERS" => u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX),

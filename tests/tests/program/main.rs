@@ -12,5 +12,6 @@ mod reject;
 mod scene;
 mod second_chance;
 mod steering;
+mod too_big;
 mod tunnel;
 mod virtual_macs;

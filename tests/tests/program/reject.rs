@@ -2,16 +2,13 @@
 
 use std::net::Ipv6Addr;
 
-use aya::{
-    maps::{Map, MapData, PerCpuArray, PerCpuValues},
-    util::nr_cpus,
-};
 use etherparse::{
     Icmpv4Type, Icmpv6Type, PacketBuilder, PacketBuilderStep, TcpHeader, icmpv4, icmpv6,
 };
+use lb_common::pace::Bucket;
 use weir_lab::program::{OWN_MAC, Program, Verdict};
 
-use crate::scene::{CLIENT_MAC, count, program_of, readdressed};
+use crate::scene::{CLIENT_MAC, count, program_of, readdressed, set_pace};
 
 const CONFIG: &str = r#"
 [limits]
@@ -241,21 +238,14 @@ fn resets_errors_and_what_comes_from_no_host_are_not_answered() {
 #[test]
 fn more_than_the_rate_are_dropped_and_counted() {
     let mut program = program();
-    let path = program.id.directory(program.bpf_dir()).join("REJECT_PACE");
-    let map = Map::PerCpuArray(MapData::from_pin(path).unwrap());
-    let mut pace: PerCpuArray<MapData, u64> = map.try_into().unwrap();
-    let cpus = nr_cpus().unwrap();
-    let mut set = |full_at: u64| {
-        let values = PerCpuValues::try_from(vec![full_at; cpus]).unwrap();
-        pace.set(0, values, 0).unwrap();
-    };
     let frames = [segment(false, |tcp| tcp.syn = true, b""), datagram(true, b"x")];
-    set(u64::MAX / 2);
+    set_pace(&program, Bucket::Rejected, u64::MAX / 2);
     for frame in &frames {
         assert_eq!(program.run(frame).unwrap(), (Verdict::Drop, frame.clone()));
     }
     assert_eq!((count(&program, "reject_limited"), count(&program, "rejected")), (2, 0));
-    set(0);
+    set_pace(&program, Bucket::Rejected, 0);
+    set_pace(&program, Bucket::TooBig, u64::MAX / 2);
     for frame in &frames {
         assert_eq!(program.run(frame).unwrap().0, Verdict::Tx);
     }

@@ -2,9 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use aya::{
+    maps::{Map, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
 use etherparse::PacketBuilder;
 use lb_common::{
     layout::{BackendEntry, Tunnel},
+    pace::Bucket,
     steer::Tables as _,
 };
 use weir::core::{BackendId, HealthReport, NextHop, Now};
@@ -183,6 +188,15 @@ pub(crate) fn open_tunnel(program: &Program, number: u16, tunnel: &Tunnel) {
     let entry = program.tables.mapped.backend(number).expect("the backend's entry");
     entry.tunnel.store(tunnel);
     entry.link.store(entry.link.load() | BackendEntry::TUNNEL);
+}
+
+/// Sets when a bucket of answers is full again, on every CPU.
+pub(crate) fn set_pace(program: &Program, bucket: Bucket, full_at: u64) {
+    let path = program.id.directory(program.bpf_dir()).join("REJECT_PACE");
+    let map = Map::PerCpuArray(MapData::from_pin(path).unwrap());
+    let mut pace: PerCpuArray<MapData, u64> = map.try_into().unwrap();
+    let values = PerCpuValues::try_from(vec![full_at; nr_cpus().unwrap()]).unwrap();
+    pace.set(bucket as u32, values, 0).unwrap();
 }
 
 pub(crate) fn report(
