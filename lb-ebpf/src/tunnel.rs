@@ -42,7 +42,7 @@ pub(crate) fn enter(
         return Ok(outcome.cast_unsigned() as u32);
     }
     Err(match outcome {
-        ..=TOO_BIG => Barred::TooBig { fits: (TOO_BIG - outcome) as u32 },
+        ..=TOO_BIG => Barred::TooBig { fits: (TOO_BIG - outcome).cast_unsigned() as u32 },
         NO_HEADROOM => Barred::Refused(Reason::NoHeadroom),
         _ => Barred::Refused(Reason::BadTable),
     })

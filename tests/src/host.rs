@@ -43,9 +43,9 @@ pub fn forward<T: Flows>(
 fn rejected(frame: &mut Vec<u8>) -> Reason {
     let packet = Packet::new(frame);
     let written = if flow::is_ipv6(&packet, is_ours) {
-        reject::plan_ipv6(&packet).map(|plan| answer(frame, plan, reject::write_ipv6))
+        reject::plan_ipv6(&packet).map(|plan| answer(frame, &plan, reject::write_ipv6))
     } else {
-        reject::plan_ipv4(&packet).map(|plan| answer(frame, plan, reject::write_ipv4))
+        reject::plan_ipv4(&packet).map(|plan| answer(frame, &plan, reject::write_ipv4))
     };
     written.map_or(Reason::NoBackend, |()| Reason::Rejected)
 }
@@ -54,16 +54,16 @@ fn rejected(frame: &mut Vec<u8>) -> Reason {
 fn told(frame: &mut Vec<u8>, fits: u32) -> Reason {
     let packet = Packet::new(frame);
     let written = if flow::is_ipv6(&packet, is_ours) {
-        too_big::plan_ipv6(&packet, fits).map(|plan| answer(frame, plan, too_big::write_ipv6))
+        too_big::plan_ipv6(&packet, fits).map(|plan| answer(frame, &plan, too_big::write_ipv6))
     } else {
-        too_big::plan_ipv4(&packet, fits).map(|plan| answer(frame, plan, too_big::write_ipv4))
+        too_big::plan_ipv4(&packet, fits).map(|plan| answer(frame, &plan, too_big::write_ipv4))
     };
     written.map_or(Reason::TooBig, |()| Reason::TooBigAnswered)
 }
 
 fn answer<A>(
     frame: &mut Vec<u8>,
-    plan: Plan<A>,
+    plan: &Plan<A>,
     write: impl FnOnce(&mut Packet<'_>, &A) -> Option<()>,
 ) {
     frame.splice(..0, std::iter::repeat_n(0, plan.before));
