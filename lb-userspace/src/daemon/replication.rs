@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use self::{apart::Apart, feed::Feed};
+use self::{apart::Apart, feed::Feed, flows::Seen};
 use super::driver::Daemon;
 use crate::{
     config::{Config, Name},
@@ -51,8 +51,7 @@ pub(super) struct Replication {
     configured: Vec<SocketAddr>,
     links: HashMap<SessionId, Link>,
     recorded: RecordedFlows,
-    /// Flows that a sweep found to be told of, said between other things.
-    seen: std::vec::IntoIter<KernelFlow>,
+    seen: Seen,
     ticks: Interval,
     dumps: (mpsc::Sender<Dump>, mpsc::Receiver<Dump>),
     /// The configuration, as peers compare it.
@@ -107,7 +106,7 @@ pub(super) async fn woken(replication: &mut Option<Replication>) -> Wake {
         () = replication.connections.next(&mut incoming, BATCH) => Wake::Incoming(incoming),
         () = replication.recorded.next(&mut recorded, FLOWS_BATCH) => Wake::Recorded(recorded),
         Some(dump) = replication.dumps.1.recv() => Wake::Dump(dump),
-        () = std::future::ready(()), if says_seen => Wake::Seen,
+        () = replication.seen.turn(), if says_seen => Wake::Seen,
     }
 }
 
@@ -132,7 +131,7 @@ impl Replication {
             configured: sync.peers.clone(),
             links: HashMap::new(),
             recorded,
-            seen: Vec::new().into_iter(),
+            seen: Seen::new(),
             ticks,
             dumps: mpsc::channel(DUMPS_MAX),
             config_hash: compare::hash(&lines),
@@ -269,7 +268,7 @@ impl Daemon {
                 self.say_flows(&flows, None);
             }
             Wake::Seen => {
-                let some = self.replication.as_mut().map(|each| each.next_seen(FLOWS_BATCH));
+                let some = self.replication.as_mut().map(|each| each.seen.next());
                 self.say_flows(&some.unwrap_or_default(), None);
             }
             Wake::Dump((id, dump)) => self.dumped(id, dump),
