@@ -146,8 +146,7 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
     /// how many.
     ///
     /// The kernel cannot compare and remove in one. An entry that was replaced since it was read is
-    /// left alone; one that is replaced between that look and its removal, a microsecond, is put back
-    /// at once.
+    /// put back at once, and is not there for a microsecond: so read and remove few at a time.
     ///
     /// # Errors
     ///
@@ -155,9 +154,6 @@ impl<K: Plain, V: Plain> HashTable<K, V> {
     pub fn remove_unchanged(&self, entries: &[(K, V)]) -> io::Result<u64> {
         let mut removed = 0;
         for (key, value) in entries {
-            if self.get(key)?.as_ref() != Some(value) {
-                continue;
-            }
             match self.take(key)? {
                 Some(taken) if taken != *value => self.put_back(key, &taken)?,
                 taken => removed += u64::from(taken.is_some()),

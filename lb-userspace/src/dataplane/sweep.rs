@@ -189,7 +189,7 @@ impl Table {
         seen: &mut Vec<KernelFlow>,
     ) -> io::Result<(u64, u64)> {
         let Walk { counters, mapped, services, times } = walk;
-        let mut done = Vec::new();
+        let mut done = Done { table: &self.entries, waiting: Vec::new(), dropped: Ok(0) };
         let already = stay.len();
         let before = counters.records(self.stage)?;
         let met = self.entries.for_each(|key, value| {
@@ -203,7 +203,7 @@ impl Table {
             });
             let Some(service) = stays else {
                 // A service that is gone has no flows.
-                done.push((*key, *value));
+                done.drop_soon(*key, *value);
                 return;
             };
             if service.refresh_seconds.is_some_and(|period| times.is_due(key, &record, period)) {
@@ -212,10 +212,11 @@ impl Table {
             stay.push(Staying::new(&record));
         })?;
         let after = counters.records(self.stage)?;
+        let dropped = done.finish()?;
+        let mut account = self.account();
+        account.dropped += dropped;
         // What came before the walk less what went until its end: never more than was lost.
-        let lost = self.account().balance(before, after, met);
-        // Between the same two ports a new flow may have opened since.
-        self.drop_unchanged(&done)?;
+        let lost = account.balance(before, after, met - dropped);
         Ok(((stay.len() - already) as u64, lost))
     }
 
@@ -243,6 +244,40 @@ impl Table {
 
     fn account(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Records that are dropped while a walk goes on.
+struct Done<'t> {
+    table: &'t HashTable<Key, Value>,
+    waiting: Vec<(Key, Value)>,
+    /// How many were dropped, or what the kernel said.
+    dropped: io::Result<u64>,
+}
+
+// === impl Done ===
+
+impl Done<'_> {
+    /// So many are dropped in one go. Between the same two ports a new flow may open in the meantime.
+    const AT_ONCE: usize = 1024;
+
+    fn drop_soon(&mut self, key: Key, value: Value) {
+        self.waiting.push((key, value));
+        if self.waiting.len() == Self::AT_ONCE {
+            self.drop_now();
+        }
+    }
+
+    fn drop_now(&mut self) {
+        if let Ok(before) = self.dropped {
+            self.dropped = self.table.remove_unchanged(&self.waiting).map(|now| before + now);
+        }
+        self.waiting.clear();
+    }
+
+    fn finish(mut self) -> io::Result<u64> {
+        self.drop_now();
+        self.dropped
     }
 }
 
