@@ -51,7 +51,7 @@ pub(crate) trait Version {
     const ICMP: u8;
 
     /// Reads a packet that [`crate::flow`] has read before; nothing if it claims to come from no
-    /// single host.
+    /// single host, and of IPv4 if it is a fragment without the ports (RFC 1122 section 3.2.2).
     fn read(packet: &Packet<'_>) -> Option<Asked>;
 
     /// Writes the Ethernet and the IP header of an answer to the packet whose Ethernet header lies at

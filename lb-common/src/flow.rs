@@ -9,13 +9,17 @@ use network_types::{
 };
 
 use crate::{
+    fragment::Learned,
     layout::ServiceKey,
     packet::{EthernetWords, Packet, PlainHead, TransportWords},
     reason::Reason,
 };
 
 pub use self::ipv6::{EXTENSIONS_MAX, parse_ipv6};
-pub(crate) use self::ipv6::{HEADER as IPV6_HEADER, ICMPV6, skip_extensions, words};
+pub(crate) use self::ipv6::{
+    FRAGMENT, HEADER as IPV6_HEADER, ICMPV6, OFFSET_MASK as IPV6_OFFSET_MASK, skip_extensions,
+    to_fragment_header, words,
+};
 
 /// The length of an Ethernet header without tags.
 pub const ETHERNET_LENGTH: usize = size_of::<EthernetWords>();
@@ -76,7 +80,7 @@ impl TcpFlags {
 pub fn parse(packet: &Packet<'_>, ours: impl Fn(u64) -> bool) -> Result<Flow, Reason> {
     match parse_plain(packet, &ours) {
         Some(flow) => Ok(flow),
-        None if is_ipv6(packet, &ours) => parse_ipv6(packet),
+        None if is_ipv6(packet, &ours) => parse_ipv6(packet, Learned::NOTHING),
         None => parse_ipv4(packet, &ours),
     }
 }
@@ -181,12 +185,13 @@ fn parse_header(packet: &Packet<'_>) -> Result<Flow, Reason> {
 }
 
 /// What steering needs of a TCP or UDP header.
-struct Transport {
+#[derive(Clone, Copy)]
+pub(crate) struct Transport {
     /// As [`Flow::ports`].
-    ports: u32,
-    flags: TcpFlags,
+    pub(crate) ports: u32,
+    pub(crate) flags: TcpFlags,
     /// How long it is at least.
-    length: usize,
+    pub(crate) length: usize,
 }
 
 /// Reads the transport header at `offset`, behind whatever IP header there is.
@@ -195,7 +200,11 @@ struct Transport {
 /// first: were the claimed length checked before them, the compiler would see that they follow
 /// from it, and leave them out.
 #[inline(always)]
-fn parse_transport(packet: &Packet<'_>, protocol: u8, offset: usize) -> Result<Transport, Reason> {
+pub(crate) fn parse_transport(
+    packet: &Packet<'_>,
+    protocol: u8,
+    offset: usize,
+) -> Result<Transport, Reason> {
     let (ports, flags, length) = if protocol == TCP {
         let Some(tcp) = packet.at::<TransportWords<{ TcpHdr::LEN - 4 }>>(offset) else {
             return Err(Reason::Malformed);

@@ -8,6 +8,7 @@
 //! | `BACKENDS` | [`BackendEntry`], 64 bytes | one a packet |
 //! | `FLOWS` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
 //! | `HALF_OPEN` | [`FlowKey`] to [`FlowRecord`] | none, unless the slot is not settled |
+//! | `FRAGMENTS` | [`FragmentKey`] to [`FragmentRecord`] | none, unless the packet is a fragment |
 //! | `ROTATIONS` | [`Rotation`], 64 bytes | none, unless a flow opens by `round_robin` |
 //! | `LOADS` | [`Load`], 64 bytes | none, unless a flow opens or ends by `least_conn` |
 //! | `ANSWER` | [`Answer`] | none: `weir explain` alone |
@@ -24,11 +25,13 @@
 
 mod decapsulation;
 mod flows;
+mod fragments;
 mod tunnel;
 
 pub use self::{
     decapsulation::{Network, SOURCES_MAX, VIPS_MAX},
     flows::{FlowKey, FlowNews, FlowRecord},
+    fragments::{FRAGMENTS_MAX, FragmentKey, FragmentRecord, Part},
     tunnel::{Tunnel, TunnelEntry, TunnelKind},
 };
 use crate::{
@@ -38,7 +41,7 @@ use crate::{
 };
 
 /// The version of everything in this module; pinned tables of another version are not adopted.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 
 /// Slots in one entry of the ring map: the kernel pads array entries to 8 bytes, so a slot alone
 /// would take twice its size.

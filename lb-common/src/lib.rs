@@ -20,6 +20,7 @@ pub mod checksum;
 mod choose;
 pub mod echo;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod icmp;
 pub mod layout;

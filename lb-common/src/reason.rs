@@ -12,7 +12,7 @@ pub enum Reason {
     Extensions = 2,
     /// The headers contradict the frame or each other; the kernel's own checks answer.
     Malformed = 3,
-    /// A fragment, which this version does not steer.
+    /// A fragment of a packet that is no service's.
     Fragment = 4,
     /// ICMP that is no service's: neighbour discovery, pings of this host, errors about its own
     /// packets.
@@ -39,16 +39,23 @@ pub enum Reason {
     /// The service has no backend and its `on_empty` says `reject`, but too many packets were answered
     /// lately: dropped.
     RejectLimited = 15,
+    /// A fragment for a VIP of whose datagram the first one has not come: dropped.
+    UnknownFragment = 16,
+    /// A fragment for a VIP that no sender makes: without the whole transport header, of no whole number
+    /// of units, longer than a datagram can be: dropped.
+    TinyFragment = 17,
+    /// A fragment for a VIP, part of which has come before: dropped.
+    OverlappingFragment = 18,
     /// An echo request to a VIP that is to be pinged: answered.
-    Ping = 16,
+    Ping = 19,
     /// The service has no backend, and its `on_empty` says `reject`: answered so.
-    Rejected = 17,
+    Rejected = 20,
     /// Behind its tunnel's header the packet is larger than the way to the backend carries: its sender
     /// was told what fits.
-    TooBigAnswered = 18,
+    TooBigAnswered = 21,
     /// The flow is not known, and the balancer that had the address until just now may know it: sent
     /// there.
-    SecondChance = 19,
+    SecondChance = 22,
 }
 
 /// What happens to a packet that is not forwarded.
@@ -66,7 +73,7 @@ pub enum Refusal {
 
 impl Reason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::NotForUs,
         Self::NotIp,
         Self::Extensions,
@@ -83,6 +90,9 @@ impl Reason {
         Self::TooBig,
         Self::NoHeadroom,
         Self::RejectLimited,
+        Self::UnknownFragment,
+        Self::TinyFragment,
+        Self::OverlappingFragment,
         Self::Ping,
         Self::Rejected,
         Self::TooBigAnswered,
@@ -122,6 +132,9 @@ impl Reason {
             Self::TooBig => "too_big",
             Self::RejectLimited => "reject_limited",
             Self::NoHeadroom => "no_headroom",
+            Self::UnknownFragment => "unknown_fragment",
+            Self::TinyFragment => "tiny_fragment",
+            Self::OverlappingFragment => "overlapping_fragment",
             Self::Ping => "ping",
             Self::Rejected => "rejected",
             Self::TooBigAnswered => "too_big_answered",

@@ -39,7 +39,7 @@ pub enum Answer {
 }
 
 /// What to answer to a packet that [`crate::flow`] has read; nothing to a reset, to what has options
-/// before UDP, and to what claims to come from no single host.
+/// before UDP, to a later fragment, and to what claims to come from no single host.
 #[inline(always)]
 pub fn plan_ipv4(packet: &Packet<'_>) -> Option<Plan<Answer>> {
     plan::<Ipv4>(packet)

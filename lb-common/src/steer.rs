@@ -457,7 +457,7 @@ fn find_service<T: Tables>(
 }
 
 #[inline(always)]
-fn find_key<'t, T: Tables>(
+pub(crate) fn find_key<'t, T: Tables>(
     tables: &'t T,
     constants: &impl Constants,
     key: ServiceKey,

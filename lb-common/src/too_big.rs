@@ -4,7 +4,7 @@
 //! 2473 section 7.1).
 //!
 //! Over IPv4 nobody is told who has not forbidden fragments: that is what the message says (RFC 1812
-//! section 5.2.7.1), and fragments, which such a sender would make, are not steered.
+//! section 5.2.7.1). Nor is anybody about a later fragment (RFC 1122 section 3.2.2).
 
 use network_types::ip::Ipv4Hdr;
 
@@ -42,8 +42,8 @@ pub struct Answer {
 }
 
 /// What to answer to a packet that has been steered, where `fits` is the largest that the tunnel
-/// carries ([`crate::tunnel::fits`]); nothing to what may be fragmented, and to what claims to come
-/// from no single host.
+/// carries ([`crate::tunnel::fits`]); nothing to what may be fragmented or has been, but for the first
+/// fragment, and to what claims to come from no single host.
 #[inline(always)]
 pub fn plan_ipv4(packet: &Packet<'_>, fits: u32) -> Option<Plan<Answer>> {
     let asked = Ipv4::read(packet)?;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     flow::{self, Flow},
+    fragment::Learned,
     packet::Packet,
     reason::{Reason, Refusal},
     rewrite,
@@ -18,7 +19,7 @@ use lb_common::{
 };
 
 use crate::{
-    count, echo, icmp, log,
+    count, echo, fragment, icmp, log,
     maps::{self, KernelTables},
     reject, second_chance, too_big,
     tunnel::{self, Barred},
@@ -29,6 +30,7 @@ use crate::{
 const ICMPV6: u32 = 1 << 8;
 const REJECTED_IPV6: u32 = 1 << 9;
 const HANDED_ON_IPV6: u32 = 1 << 10;
+const FRAGMENT_IPV6: u32 = 1 << 11;
 /// With the size of what would have fit.
 const TOO_BIG_IPV6: u32 = 1 << 16;
 
@@ -42,18 +44,24 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
         None if flow::is_ipv6(&packet, maps::is_ours) => {
             let (start, end) = packet.bounds();
             let ctx = ctx.as_ptr().cast();
-            let outcome = forward_ipv6(ctx, start, end);
+            let outcome = forward_ipv6(ctx, start, end, Learned::NOTHING.to_word());
             if outcome < ICMPV6 {
                 return outcome;
             }
-            return match outcome {
-                ICMPV6 => icmp::ipv6(ctx, start, end),
-                REJECTED_IPV6 => reject::ipv6(ctx, start, end),
-                HANDED_ON_IPV6 => second_chance::hand_on(start, end),
-                too_big => too_big::ipv6(ctx, too_big - TOO_BIG_IPV6),
-            };
+            return see_to_ipv6(ctx, start, end, outcome);
         }
-        None => flow::parse_ipv4(&packet, maps::is_ours),
+        None => match flow::parse_ipv4(&packet, maps::is_ours) {
+            Err(Reason::Fragment) => {
+                let (start, end) = packet.bounds();
+                let word = fragment::ipv4(ctx.as_ptr().cast(), start, end);
+                let learned = Learned::from_word(word);
+                if !learned.is_something() {
+                    return word as u32;
+                }
+                learned.flow_ipv4(&packet)
+            }
+            parsed => parsed,
+        },
     };
     let outcome = match parsed {
         Ok(flow) => send(ctx, &mut packet, &flow, log::forwarded, |fits| {
@@ -80,15 +88,36 @@ pub(crate) fn forward(ctx: &XdpContext) -> u32 {
     }
 }
 
+/// Sees to what [`forward_ipv6`] has left.
+#[inline(always)]
+fn see_to_ipv6(ctx: *mut xdp_md, start: usize, end: usize, mut outcome: u32) -> u32 {
+    if outcome == FRAGMENT_IPV6 {
+        let word = fragment::ipv6(ctx, start, end);
+        if !Learned::from_word(word).is_something() {
+            return word as u32;
+        }
+        outcome = forward_ipv6(ctx, start, end, word);
+    }
+    match outcome {
+        ICMPV6 => icmp::ipv6(ctx, start, end),
+        REJECTED_IPV6 => reject::ipv6(ctx, start, end),
+        HANDED_ON_IPV6 => second_chance::hand_on(start, end),
+        TOO_BIG_IPV6.. => too_big::ipv6(ctx, outcome - TOO_BIG_IPV6),
+        action => action,
+    }
+}
+
 /// The same for IPv6. A function of its own, with registers of its own: the words of longer
 /// addresses would take those of IPv4's packets. (Its bounds are given as they are: left to read them
 /// from the context, the compiler would do so before the call, and cut them to half a register.)
+///
+/// Of a fragment, `learned` is what is known of it by now, as a word.
 #[inline(never)]
-fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
+fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize, learned: u64) -> u32 {
     let ctx = XdpContext::new(ctx);
     // SAFETY: the bounds of the frame, which the caller does not touch any more.
     let mut packet = unsafe { Packet::from_bounds(start, end) };
-    let outcome = match flow::parse_ipv6(&packet) {
+    let outcome = match flow::parse_ipv6(&packet, Learned::from_word(learned)) {
         Ok(flow) => send(&ctx, &mut packet, &flow, log::forwarded_ipv6, |fits| TOO_BIG_IPV6 + fits),
         Err(reason) => Err(reason),
     };
@@ -97,6 +126,7 @@ fn forward_ipv6(ctx: *mut xdp_md, start: usize, end: usize) -> u32 {
         Err(Reason::Icmp) => ICMPV6,
         Err(Reason::Rejected) => REJECTED_IPV6,
         Err(Reason::SecondChance) => HANDED_ON_IPV6,
+        Err(Reason::Fragment) => FRAGMENT_IPV6,
         Err(reason) => refuse(&ctx, reason),
     }
 }

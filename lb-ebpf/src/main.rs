@@ -2,7 +2,7 @@
 //!
 //! All rules live in `lb-common`; here are the way from an outcome to an XDP action ([`forward`]),
 //! the kernel's maps ([`maps`]), the counters ([`count`]), the look without a touch
-//! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), answers for services without backends
+//! ([`mod@explain`]), ICMP for VIPs ([`mod@icmp`]), fragments ([`mod@fragment`]), answers for services without backends
 //! ([`mod@reject`]) and for packets that are too big ([`mod@too_big`]), both in place
 //! ([`mod@answer`]), the way to the balancer that may know a flow ([`second_chance`]), a tunnel's two ends ([`tunnel`], [`mod@decapsulate`]), the peers' probes
 //! ([`mod@echo`]) and the log ([`mod@log`]).
@@ -24,6 +24,7 @@ mod decapsulate;
 mod echo;
 mod explain;
 mod forward;
+mod fragment;
 mod icmp;
 mod log;
 mod maps;

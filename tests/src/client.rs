@@ -174,6 +174,18 @@ impl Client {
         answer.with_context(|| format!("datagram from port {source_port} to {server}"))
     }
 
+    /// Sends one datagram of so many bytes, and returns the name of the backend that answered all of it.
+    ///
+    /// # Errors
+    ///
+    /// There was no good answer.
+    pub fn long_udp_request(&self, server: SocketAddr, bytes: usize) -> Result<String> {
+        let question: String = ('a'..='z').cycle().take(bytes).collect();
+        let target = Target::new(server);
+        let answer = self.namespace.enter(|| udp::ask(target, &question, REQUEST_LIMIT))?;
+        answer.with_context(|| format!("a datagram of {bytes} bytes to {server}"))
+    }
+
     /// Starts HTTP requests for `/`, each on a new connection, from `concurrency` threads. Each
     /// waits a second for its answer. Returns after the first answer or failure.
     ///

@@ -6,6 +6,7 @@ use std::{cell::RefCell, net::IpAddr, time::Duration};
 
 use lb_common::{
     echo::{self, Message as Probe, NEVER, Outcome},
+    fragment,
     layout::{BackendEntry, Life, Tunnel, TunnelKind},
     packet::Packet,
     slot::{Prior, Slot},
@@ -137,6 +138,9 @@ pub fn xdp(data: &[u8]) {
             tables.confirmed.borrow_mut().clear();
             tables.half_open.borrow_mut().clear();
         }
+        if tables.datagrams.borrow().len() > RECORDS_MAX {
+            tables.datagrams.borrow_mut().clear();
+        }
         // It makes sure itself that what is not forwarded is as it came.
         if let (Ok(interface), frame) = host::forward(tables, &PARAMETERS, data) {
             assert_eq!(interface, 3);
@@ -152,6 +156,7 @@ pub fn xdp(data: &[u8]) {
 /// A service whose slots are in every state, some of which no controller would write.
 fn tables() -> Memory {
     let tables = Memory::new(service_key(Protocol::Tcp));
+    tables.add(fragment::key_ipv4([192, 0, 2, 10], 6));
     for (number, entry) in (0..).zip(&tables.backends) {
         let [first, link] = BackendEntry::words([2, 0, 0, 0, 1, number], OWN_MAC, 3);
         entry.first.store(first);

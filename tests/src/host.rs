@@ -4,11 +4,12 @@
 use lb_common::{
     answer::Plan,
     flow::{self, Flow, mac_word},
+    fragment::{self, Fragments},
     icmp::{self, Message},
     packet::Packet,
     reason::{Reason, Refusal},
     reject, rewrite,
-    steer::{self, Constants, Flows},
+    steer::{self, Constants},
     too_big, tunnel,
 };
 
@@ -20,7 +21,7 @@ use crate::program::OWN_MAC;
 /// # Panics
 ///
 /// A frame that is neither forwarded nor answered was changed.
-pub fn forward<T: Flows>(
+pub fn forward<T: Fragments>(
     tables: &T,
     constants: &impl Constants,
     frame: &[u8],
@@ -89,7 +90,7 @@ impl From<Reason> for Refused {
     }
 }
 
-fn send<T: Flows>(
+fn send<T: Fragments>(
     tables: &T,
     constants: &impl Constants,
     frame: &mut [u8],
@@ -97,7 +98,11 @@ fn send<T: Flows>(
     let mut packet = Packet::new(frame);
     let parsed = flow::parse(&packet, is_ours);
     let is_error = parsed == Err(Reason::Icmp);
-    let flow = if is_error { about(tables, constants, &mut packet)? } else { parsed? };
+    let flow = match parsed {
+        Err(Reason::Icmp) => about(tables, constants, &mut packet)?,
+        Err(Reason::Fragment) => followed(tables, constants, &packet)?,
+        parsed => parsed?,
+    };
     let way = steer::steer(tables, constants, &flow)?;
     if let Some(interface) = rewrite::l2(&mut packet, way.backend)? {
         return Ok(Leaving { interface, longer: None });
@@ -112,8 +117,21 @@ fn send<T: Flows>(
     Ok(Leaving { interface, longer: Some(longer) })
 }
 
+/// The flow that a fragment belongs to.
+fn followed<T: Fragments>(
+    tables: &T,
+    constants: &impl Constants,
+    packet: &Packet<'_>,
+) -> Result<Flow, Reason> {
+    if flow::is_ipv6(packet, is_ours) {
+        flow::parse_ipv6(packet, fragment::learn_ipv6(tables, constants, packet)?)
+    } else {
+        fragment::learn_ipv4(tables, constants, packet)?.flow_ipv4(packet)
+    }
+}
+
 /// The flow that an error is about; a ping is answered.
-fn about<T: Flows>(
+fn about<T: Fragments>(
     tables: &T,
     constants: &impl Constants,
     packet: &mut Packet<'_>,

@@ -17,6 +17,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{Namespace, http::Target, sys};
 
+/// The longest datagram.
+const LONGEST: usize = 65_536;
+
 /// Answers each datagram with its own name, a space, and the datagram. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct EchoServer {
@@ -71,7 +74,7 @@ impl Drop for EchoServer {
 fn serve(name: &str, sockets: &[UdpSocket], stopped: &UnixStream, suspended: &AtomicBool) {
     // What is measured is the way to it.
     sys::run_first();
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LONGEST];
     loop {
         let mut descriptors: Vec<_> =
             sockets.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
@@ -95,19 +98,23 @@ fn serve(name: &str, sockets: &[UdpSocket], stopped: &UnixStream, suspended: &At
 
 /// Asks once, from a new socket, and returns the server's name.
 pub(crate) fn request(target: Target, limit: Duration) -> io::Result<String> {
-    const QUESTION: &str = "who are you?";
+    ask(target, "who are you?", limit)
+}
+
+/// Asks this, from a new socket, and returns the server's name.
+pub(crate) fn ask(target: Target, question: &str, limit: Duration) -> io::Result<String> {
     let socket = UdpSocket::bind(target.local())?;
     socket.connect(target.server)?;
     socket.set_read_timeout(Some(limit))?;
-    socket.send(QUESTION.as_bytes())?;
-    let mut buffer = [0; 2048];
+    socket.send(question.as_bytes())?;
+    let mut buffer = vec![0; LONGEST];
     let length = socket.recv(&mut buffer).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "no answer"),
         _ => error,
     })?;
     let answer = String::from_utf8_lossy(&buffer[..length]);
     match answer.split_once(' ') {
-        Some((name, QUESTION)) => Ok(name.to_owned()),
+        Some((name, told)) if told == question => Ok(name.to_owned()),
         _ => Err(io::Error::new(ErrorKind::InvalidData, format!("unexpected answer {answer:?}"))),
     }
 }

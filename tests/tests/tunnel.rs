@@ -14,7 +14,7 @@ use weir::{
     config::Prefix,
     dataplane::{Entrance, decapsulator, load_decapsulator},
 };
-use weir_lab::{Lab, Weir, program::object};
+use weir_lab::{Lab, Weir, backend::UDP_PORT, program::object};
 
 const PORT: u16 = 80;
 const GUE: u16 = 6080;
@@ -165,4 +165,23 @@ fn uploads_shrink_to_what_the_way_to_the_backends_carries() {
     }
     let answers = weir.status().unwrap().packets.answer;
     assert!(answers.iter().any(|(reason, n)| reason.starts_with("too") && *n >= 2), "{answers:?}");
+}
+
+#[test]
+fn datagrams_in_fragments_that_fit_go_through() {
+    let lab = lab();
+    let balancer = lab.balancer();
+    let _programs = decapsulate(&lab, &[one(balancer.address()), one(balancer.address6())]);
+    let services = [lab.service("four", UDP_PORT), lab.service6("six", UDP_PORT)]
+        .map(|service| service.udp().health("type = \"none\"").set("forward", "\"gue\""));
+    let weir = balancer.start_weir(&balancer.config(&services)).unwrap();
+    weir.wait_until_up().unwrap();
+    let narrow = NARROW.to_string();
+    for vip in [lab.vip(UDP_PORT), lab.vip6(UDP_PORT)] {
+        let way = ["ip", "route", "add", &vip.ip().to_string(), "dev", "eth0", "mtu", &narrow];
+        lab.client().namespace().run(&way).unwrap();
+        for _ in 0..20 {
+            lab.client().long_udp_request(vip, 4000).unwrap();
+        }
+    }
 }

@@ -10,6 +10,8 @@ use crate::{
 };
 
 const HEADER: usize = Ipv4Hdr::LEN;
+/// The fragment offset (RFC 791 section 3.1).
+const OFFSET_MASK: u16 = 0x1FFF;
 
 /// IPv4.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +26,9 @@ impl Version for Ipv4 {
         let macs = packet.at::<[u8; 12]>(0)?;
         let ip = packet.at::<Ipv4Hdr>(ETHERNET_LENGTH)?;
         if !is_one_machine(source_of(*macs)) || !may_go_to(ip.src_addr, ip.dst_addr) {
+            return None;
+        }
+        if u16::from_be_bytes(ip.frags) & OFFSET_MASK != 0 {
             return None;
         }
         let header = usize::from(ip.vihl & 0x0F) * 4;

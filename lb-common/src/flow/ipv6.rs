@@ -2,6 +2,7 @@
 
 use super::{ETHERNET_LENGTH, Flow, TCP, Transport, UDP, parse_transport};
 use crate::{
+    fragment::Learned,
     layout::ServiceKey,
     packet::{ExtensionHead, Ipv6Head, Packet},
     reason::Reason,
@@ -13,7 +14,7 @@ pub const EXTENSIONS_MAX: usize = 4;
 /// Next headers (IANA's protocol numbers).
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const ICMPV6: u8 = 58;
 const DESTINATION: u8 = 60;
 
@@ -22,11 +23,12 @@ pub(crate) const HEADER: usize = size_of::<Ipv6Head>() - ETHERNET_LENGTH;
 /// The offset and "more fragments" of a fragment header (RFC 8200 section 4.5).
 const FRAGMENT_MASK: u16 = 0xFFF9;
 /// The offset alone.
-const OFFSET_MASK: u16 = 0xFFF8;
+pub(crate) const OFFSET_MASK: u16 = 0xFFF8;
 
-/// Reads a frame of IPv6, whose Ethernet header has been read.
+/// Reads a frame of IPv6, whose Ethernet header has been read. If it is a fragment, `learned` is what
+/// [`crate::fragment`] has found out about it, if that was asked.
 #[inline(always)]
-pub fn parse_ipv6(packet: &Packet<'_>) -> Result<Flow, Reason> {
+pub fn parse_ipv6(packet: &Packet<'_>, learned: Learned) -> Result<Flow, Reason> {
     let Some(head) = packet.at::<Ipv6Head>(0) else {
         return Err(Reason::Malformed);
     };
@@ -40,6 +42,9 @@ pub fn parse_ipv6(packet: &Packet<'_>) -> Result<Flow, Reason> {
     }
     if head.next_header == UDP {
         return flow(packet, head, UDP, first);
+    }
+    if learned.is_something() {
+        return Ok(learned.flow_ipv6(head));
     }
     let (protocol, offset) = skip_extensions(packet, head.next_header, first, false)?;
     flow(packet, head, protocol, offset)
@@ -79,20 +84,16 @@ pub(crate) fn skip_extensions(
         let Some(header) = packet.at::<ExtensionHead>(offset) else {
             return Err(Reason::Malformed);
         };
-        let mut length = (usize::from(header.length) + 1) * 8;
         if next == FRAGMENT {
             if u16::from_be_bytes(header.fragment) & fragment_mask != 0 {
                 return Err(Reason::Fragment);
             }
-            // An "atomic" fragment is whole (RFC 6946); where others have their length, this header
-            // has a reserved byte.
-            length = size_of::<ExtensionHead>();
         } else if next == ROUTING && header.segments_left() != 0 && !quoted {
             // It goes on from here to another address (RFC 8200 section 4.4).
             return Err(Reason::Extensions);
         }
+        offset += length(next, header);
         next = header.next;
-        offset += length;
     }
     match next {
         TCP | UDP => Ok((next, offset)),
@@ -100,6 +101,35 @@ pub(crate) fn skip_extensions(
         _ if is_extension(next) => Err(Reason::Extensions),
         _ => Err(Reason::Protocol),
     }
+}
+
+/// Where the fragment header lies of a packet of which [`skip_extensions`] has said that it is a
+/// fragment.
+#[inline(always)]
+pub(crate) fn to_fragment_header(
+    packet: &Packet<'_>,
+    mut next: u8,
+    mut offset: usize,
+) -> Result<usize, Reason> {
+    for _ in 0..EXTENSIONS_MAX {
+        let Some(header) = packet.at::<ExtensionHead>(offset) else {
+            return Err(Reason::Malformed);
+        };
+        if next == FRAGMENT && u16::from_be_bytes(header.fragment) & FRAGMENT_MASK != 0 {
+            return Ok(offset);
+        }
+        offset += length(next, header);
+        next = header.next;
+    }
+    Err(Reason::Extensions)
+}
+
+/// The length of an extension header of the kind `next`. A fragment header has a reserved byte where
+/// others have their length; one that is read over is that of an "atomic" fragment, which is whole (RFC
+/// 6946).
+#[inline(always)]
+const fn length(next: u8, header: &ExtensionHead) -> usize {
+    if next == FRAGMENT { size_of::<ExtensionHead>() } else { (header.length as usize + 1) * 8 }
 }
 
 #[inline(always)]

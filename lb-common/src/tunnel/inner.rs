@@ -1,8 +1,10 @@
 //! What a tunnel needs to know of the packet that it carries.
 
+use network_types::ip::Ipv4Hdr;
+
 use crate::{
     flow::{ETHER_TYPE_IPV4, ETHERNET_LENGTH},
-    packet::{Ipv6Head, Packet, PlainHead},
+    packet::{Ipv6Head, Packet},
 };
 
 /// IANA's numbers of IPv4 and IPv6 as protocols that IP carries.
@@ -23,8 +25,8 @@ pub(super) struct Inner {
 /// Reads a packet that steering has read before, of either family, whose frame begins at `start`.
 #[inline(always)]
 pub(super) fn read(packet: &Packet<'_>, start: usize) -> Option<Inner> {
-    // Steering lets no shorter packet through: a datagram of UDP is 42 bytes long with its frame.
-    let head = packet.at::<[u8; size_of::<PlainHead>() - 12]>(start)?;
+    // Steering lets no shorter packet through: a last fragment has IPv4's header, and a byte behind it.
+    let head = packet.at::<[u8; ETHERNET_LENGTH + Ipv4Hdr::LEN]>(start)?;
     if [head[12], head[13]] == ETHER_TYPE_IPV4 {
         return Some(Inner {
             service: head[15],

@@ -141,6 +141,8 @@ pub struct Service {
     /// Whether flows stay with their backends while the ring changes. Without (UDP alone) nothing
     /// is recorded.
     pub affinity: bool,
+    /// What becomes of fragments that come before the first one of their datagram.
+    pub fragments: Fragments,
     /// How packets reach their backend.
     pub forward: Forward,
     /// What `ipip` and `gue` put before them.
@@ -210,6 +212,15 @@ pub struct Tunnel {
     /// Networks whose addresses the outer source is spread over, one a family at most; for a family
     /// that has none it is the host's own address.
     pub source: Vec<Prefix>,
+}
+
+/// What becomes of fragments whose datagram's first one has not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fragments {
+    /// They are dropped: fragments follow the first one, which names the ports.
+    Follow,
+    /// They go where all fragments of a client go, whatever their ports.
+    Any,
 }
 
 /// What happens to packets of a service without backends.

@@ -16,8 +16,8 @@ use super::{
     fault::Report,
     health::{Checked, health},
     model::{
-        Admin, Algorithm, AttachMode, Backend, Config, Control, DEFAULT_SOCKET, Forward, Interface,
-        Limits, Name, Node, OnEmpty, Protocol, Service, Share, Sync,
+        Admin, Algorithm, AttachMode, Backend, Config, Control, DEFAULT_SOCKET, Forward, Fragments,
+        Interface, Limits, Name, Node, OnEmpty, Protocol, Service, Share, Sync,
     },
     reader::Table,
     schedule::program_or_none,
@@ -225,9 +225,15 @@ fn interfaces(root: &mut Table<'_>) -> Option<Vec<Interface>> {
 fn services(root: &mut Table<'_>, limits: Option<&Limits>) -> Option<Vec<Service>> {
     let mut names = Once::default();
     let mut places = Once::default();
+    let mut any_fragments = Once::default();
     let mut demand = Demand::new(limits);
     root.sections("service", "in [[service]]", |table| {
         let service = service(table, &mut names, &mut places)?;
+        if service.fragments == Fragments::Any {
+            let Service { address, protocol, .. } = service;
+            let what = format!("fragments = \"any\" for {address} {protocol}");
+            any_fragments.check(table, "fragments", (address, protocol), &what);
+        }
         demand.add(table, &service);
         Some(service)
     })
@@ -245,6 +251,7 @@ fn service(
     let protocol = table.or("protocol", values::word(protocols, &[]), Protocol::Tcp);
     let algorithm = table.or("algorithm", values::word(&ALGORITHMS, &[]), Algorithm::Maglev);
     let affinity = affinity(table, protocol, algorithm);
+    let fragments = fragments(table, protocol, algorithm);
     let forward = table.or("forward", values::word(&FORWARDS, &["nat"]), Forward::L2);
     let tunnel = tunnel::tunnel(table, forward);
     let ring = table.or("ring", values::ring, 65_537);
@@ -273,6 +280,7 @@ fn service(
         protocol: protocol?,
         algorithm: algorithm?,
         affinity: affinity?,
+        fragments: fragments?,
         forward: forward?,
         tunnel: tunnel?,
         ring: ring?,
@@ -308,6 +316,34 @@ fn affinity(
         }
     }
     affinity
+}
+
+fn fragments(
+    table: &mut Table<'_>,
+    protocol: Option<Protocol>,
+    algorithm: Option<Algorithm>,
+) -> Option<Fragments> {
+    let words = &[("follow", Fragments::Follow), ("any", Fragments::Any)];
+    let fragments = table.or("fragments", values::word(words, &[]), Fragments::Follow);
+    if fragments == Some(Fragments::Any) {
+        match (protocol, algorithm) {
+            (_, Some(algorithm)) if algorithm.is_per_flow() => {
+                let name = algorithm.name();
+                let message = format!(
+                    "fragments = \"any\": {name:?} chooses per flow, which fragments do not tell; \
+                     use \"maglev\" or \"ip_hash\""
+                );
+                table.fault("fragments", message);
+            }
+            (Some(Protocol::Tcp), Some(Algorithm::Maglev)) => {
+                let message = "fragments = \"any\": a TCP connection of which some packets are \
+                               fragments would go to two backends; use algorithm = \"ip_hash\"";
+                table.fault("fragments", message.to_owned());
+            }
+            _ => {}
+        }
+    }
+    fragments
 }
 
 fn idle_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Duration> {

@@ -47,7 +47,7 @@ impl Core {
             }
         }
         if same_tables {
-            self.adopt_pings(&Places::new(buckets_for(live.limits.services)), live.tables);
+            self.adopt_marks(&Places::new(buckets_for(live.limits.services)), live.tables);
             self.clear_strays(live.tables, limits);
         }
         if saved.machine_suspected {
@@ -74,7 +74,8 @@ impl Core {
     /// Erases services that nobody knows from the tables.
     fn clear_strays(&mut self, tables: &dyn Tables, limits: Limits) {
         let services = self.services.values().filter_map(|s| s.place);
-        let ours: HashSet<Place> = services.chain(self.pings.values().copied()).collect();
+        let ours: HashSet<Place> =
+            services.chain(self.marks.values().map(|mark| mark.place)).collect();
         let mut strays = false;
         for bucket in 0..buckets_for(limits.services) {
             let Some(entries) = tables.bucket(bucket) else { break };

@@ -35,7 +35,7 @@ impl Core {
             }
             self.apply_backends(spec, now)?;
         }
-        self.apply_pings()?;
+        self.apply_marks()?;
         self.forget_hops();
         Ok(())
     }
@@ -243,7 +243,7 @@ impl Core {
     pub(super) fn make_place(&mut self, key: ServiceKey) -> Option<Place> {
         let placement = self.places.insert(key)?;
         for (_, from, to) in placement.moves {
-            let Some(copy) = self.move_service(from, to).or_else(|| self.move_ping(from, to))
+            let Some(copy) = self.move_service(from, to).or_else(|| self.move_mark(from, to))
             else {
                 continue;
             };

@@ -21,7 +21,7 @@ mod flow_table;
 pub mod health;
 pub mod input;
 pub mod maglev;
-mod pings;
+mod marks;
 pub mod places;
 mod plan;
 pub mod recorded;
@@ -64,7 +64,7 @@ use self::{
     changes::Changes,
     flow_table::FlowTable,
     health::Health as Checks,
-    pings::Pings,
+    marks::Marks,
     places::Places,
     recorded::Recorded,
     replica::Replica,
@@ -86,7 +86,7 @@ pub struct Core {
     /// Whose backends an address is, found out when first asked for after a backend came.
     at_address: Option<HashMap<IpAddr, Vec<BackendId>>>,
     places: Places,
-    pings: Pings,
+    marks: Marks,
     service_numbers: Numbers,
     backend_numbers: Numbers,
     spans: Spans,
@@ -176,7 +176,7 @@ impl Core {
             hops: HashMap::new(),
             at_address: None,
             places: Places::new(places::buckets_for(limits.services)),
-            pings: Pings::new(),
+            marks: Marks::new(),
             service_numbers: Numbers::new(limits.services),
             backend_numbers: Numbers::new(limits.backends),
             spans: Spans::new(limits.ring_slots),

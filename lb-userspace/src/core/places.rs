@@ -1,9 +1,10 @@
 //! Where each service sits in the service table: two-choice (cuckoo) hashing with two entries a
 //! bucket.
 //!
-//! The table has four times as many entries as there may be services. At a quarter full, a key
-//! that finds neither of its buckets free needs a short chain of moves at most; a chain that
-//! cannot be found is reported, and does not happen in practice.
+//! The table has four times as many entries as there may be services; with the marks of their addresses
+//! (`marks.rs`) it is three quarters full at most. A key that finds neither of its buckets free needs a
+//! chain of moves, which is short in tables that are not nearly full; one that cannot be found is
+//! reported, and happens in tables of a few services alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -42,7 +43,7 @@ pub struct Places {
 }
 
 /// The number of buckets for so many services: a power of two, at most a quarter of the entries
-/// in use.
+/// in use by them.
 pub const fn buckets_for(services: u32) -> u32 {
     let buckets = (services * 2).next_power_of_two();
     if buckets < 2 { 2 } else { buckets }

@@ -348,7 +348,11 @@ impl World {
             for (half, entry) in (0..).zip(&self.tables.bucket(bucket).unwrap().0) {
                 let place = places::Place { bucket, half };
                 let owner = self.core.services.values().find(|s| s.place == Some(place));
-                assert_eq!(entry.head.load(), owner.map_or(0, |s| s.key.head));
+                let mut marks = self.core.marks.iter().filter(|(_, at)| at.place == place);
+                let mark = marks.next().map(|(mark, _)| mark.key());
+                assert!(owner.is_none() || mark.is_none(), "both at {place:?}");
+                let key = owner.map(|s| s.key).or(mark);
+                assert_eq!(entry.head.load(), key.map_or(0, |key| key.head));
                 if let Some(service) = owner {
                     assert_eq!(RingSpan::from_word(entry.ring.load()), service.ring.span());
                     assert_eq!(entry.meta.load(), service.meta.0);

@@ -27,7 +27,8 @@ use crate::config::Limits;
 /// `LOADS`, version 4 `HEARTBEAT` and `ECHO_COUNTERS`, version 5 the beat in a record's marks,
 /// version 6 `VIRTUAL_MACS`, version 7 more reasons, version 8 the tunnel in a backend's entry, and
 /// more reasons, version 9 `REJECT_PACE`, version 10 `PREDECESSOR`
-/// and another reason, version 11 one more, and a second bucket in `REJECT_PACE`.
+/// and another reason, version 11 one more, and a second bucket in `REJECT_PACE`,
+/// version 12 `FRAGMENTS` and more reasons.
 pub const OLDEST_READABLE: u32 = 1;
 
 /// Tables to fill others from.

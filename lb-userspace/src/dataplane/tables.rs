@@ -9,7 +9,7 @@ use aya::{
 use lb_common::{
     echo::{EchoKey, Outcome, Responder},
     flow::mac_word,
-    layout::SLOTS_PER_LINE,
+    layout::{FRAGMENTS_MAX, SLOTS_PER_LINE},
     pace::Bucket,
     reason::Reason,
     steer::Stage,
@@ -29,7 +29,7 @@ use super::{
 use crate::{config::Limits, core::places::buckets_for};
 
 /// The pinned maps, by name, each with its entries' size in bytes.
-pub const MAPS: [(&str, u32); 17] = [
+pub const MAPS: [(&str, u32); 18] = [
     ("SERVICES", 64),
     ("RING", 64),
     ("BACKENDS", 64),
@@ -47,6 +47,7 @@ pub const MAPS: [(&str, u32); 17] = [
     ("REJECT_PACE", 8),
     ("VIRTUAL_MACS", 64),
     ("PREDECESSOR", 64),
+    ("FRAGMENTS", 32),
 ];
 
 /// Bytes of the ring buffer that tells of recorded flows: room for some 37 000 of them, which a
@@ -253,6 +254,7 @@ fn entries(name: &str, limits: Limits) -> u32 {
         // Openings wait here for their flow's next packet, a round trip at most.
         "HALF_OPEN" => limits.flows.div_ceil(4),
         "FLOW_NEWS" => FLOW_NEWS_BYTES,
+        "FRAGMENTS" => FRAGMENTS_MAX,
         "VIRTUAL_MACS" => 2 * lb_common::layout::VirtualMacs::PLACES,
         "FLOW_NEWS_LOST" | "HEARTBEAT" | "PREDECESSOR" => 1,
         "REJECT_PACE" => u32::try_from(Bucket::ALL.len()).unwrap_or(u32::MAX),

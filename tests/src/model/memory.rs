@@ -9,9 +9,10 @@ use std::{
 
 use lb_common::{
     flow::Flow,
+    fragment::Fragments,
     layout::{
-        BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket, ServiceEntry, ServiceKey,
-        ServiceMeta,
+        BackendEntry, FlowKey, FlowRecord, FragmentKey, FragmentRecord, Load, Rotation,
+        ServiceBucket, ServiceEntry, ServiceKey, ServiceMeta,
     },
     slot::Slot,
     steer::{self, Flows, Stage, Tables},
@@ -30,6 +31,7 @@ pub(crate) struct Memory {
     pub(crate) loads: Vec<Load>,
     pub(crate) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     pub(crate) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
+    pub(crate) datagrams: RefCell<HashMap<FragmentKey, Rc<FragmentRecord>>>,
     pub(crate) now: Cell<Duration>,
     /// A packet that another CPU steers once this one has looked for a confirmed record in vain.
     pub(crate) meanwhile: Cell<Option<Flow>>,
@@ -53,10 +55,19 @@ impl Memory {
             loads: (0..BACKENDS).map(|_| Load::default()).collect(),
             half_open: RefCell::default(),
             confirmed: RefCell::default(),
+            datagrams: RefCell::default(),
             now: Cell::new(Duration::from_secs(1000)),
             meanwhile: Cell::new(None),
             overlapped: Cell::new(false),
         }
+    }
+
+    /// Has the service table hold one more key, without a ring.
+    pub(crate) fn add(&self, key: ServiceKey) {
+        let places = key.places().both(PARAMETERS.place_mask);
+        let mut entries = places.iter().flat_map(|place| &self.buckets[*place as usize].0);
+        let entry = entries.find(|entry| entry.head.load() == 0).expect("a free place");
+        entry.head.store(key.head);
     }
 
     pub(crate) fn entry(&self, protocol: Protocol) -> &ServiceEntry {
@@ -139,6 +150,22 @@ impl Flows for Memory {
 
     fn has_second_chance(&self) -> bool {
         false
+    }
+}
+
+impl Fragments for Memory {
+    type Datagram<'t> = Rc<FragmentRecord>;
+
+    fn datagram(&self, key: &FragmentKey) -> Option<Rc<FragmentRecord>> {
+        self.datagrams.borrow().get(key).cloned()
+    }
+
+    fn learn(&self, key: &FragmentKey, record: &FragmentRecord) {
+        self.datagrams.borrow_mut().insert(*key, Rc::new(record.copied()));
+    }
+
+    fn forget_datagram(&self, key: &FragmentKey) {
+        self.datagrams.borrow_mut().remove(key);
     }
 }
 

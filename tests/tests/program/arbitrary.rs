@@ -1,17 +1,20 @@
 //! Arbitrary packets: the program in the kernel does with each what the same rules do on the host,
 //! and neither changes a packet that it does not forward, nor more of it than it should.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep, icmpv4};
 use lb_common::{
+    fragment::Fragments,
     layout::{
-        BackendEntry, FlowKey, FlowRecord, Load, Rotation, ServiceBucket, Tunnel, TunnelKind,
+        BackendEntry, FlowKey, FlowRecord, FragmentKey, FragmentRecord, Load, Rotation,
+        ServiceBucket, Tunnel, TunnelKind,
     },
     reason::{Reason, Refusal},
     slot::Slot,
     steer::{Flows, Stage, Tables},
 };
+use nix::time::{ClockId, clock_gettime};
 use proptest::{collection::vec, prelude::*};
 use weir_lab::{
     host,
@@ -59,8 +62,10 @@ on_empty = "reject"
 
 const VIP6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
 
-/// The kernel's tables as they are on the host, without records.
-struct Host<'t>(&'t dyn Tables);
+type Datagrams = RefCell<HashMap<FragmentKey, Rc<FragmentRecord>>>;
+
+/// The kernel's tables as they are on the host, without flows' records, and with others of datagrams.
+struct Host<'t>(&'t dyn Tables, &'t Datagrams);
 
 impl Tables for Host<'_> {
     fn bucket(&self, place: u32) -> Option<&ServiceBucket> {
@@ -91,7 +96,8 @@ impl Flows for Host<'_> {
         Self: 't;
 
     fn now(&self) -> u32 {
-        panic!("a settled slot asks for no time")
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+        now.tv_sec().try_into().unwrap()
     }
 
     fn beat(&self) -> u32 {
@@ -115,9 +121,33 @@ impl Flows for Host<'_> {
     }
 }
 
+impl Fragments for Host<'_> {
+    type Datagram<'t>
+        = Rc<FragmentRecord>
+    where
+        Self: 't;
+
+    fn datagram(&self, key: &FragmentKey) -> Option<Rc<FragmentRecord>> {
+        self.1.borrow().get(key).cloned()
+    }
+
+    fn learn(&self, key: &FragmentKey, record: &FragmentRecord) {
+        self.1.borrow_mut().insert(*key, Rc::new(record.copied()));
+    }
+
+    fn forget_datagram(&self, key: &FragmentKey) {
+        self.1.borrow_mut().remove(key);
+    }
+}
+
 /// What the rules make of a frame on the host.
-fn on_the_host(program: &Program, frame: &[u8]) -> (Result<u32, Reason>, Vec<u8>) {
-    host::forward(&Host(&*program.tables.mapped), &program.id.parameters(), frame)
+fn on_the_host(
+    program: &Program,
+    datagrams: &Datagrams,
+    frame: &[u8],
+) -> (Result<u32, Reason>, Vec<u8>) {
+    let host = Host(&*program.tables.mapped, datagrams);
+    host::forward(&host, &program.id.parameters(), frame)
 }
 
 /// Good packets, of which arbitrary ones are made.
@@ -153,6 +183,35 @@ fn seeds() -> Vec<Vec<u8>> {
         frames.push(extended);
     }
     frames.extend(messages(&frames));
+    frames.extend(fragments(&frames));
+    frames
+}
+
+/// Parts of some of them: the first, the middle and the last one.
+fn fragments(seeds: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for seed in seeds {
+        let (header, length) = if seed[12] == 8 { (20, [16, 17]) } else { (40, [18, 19]) };
+        for (offset, more) in [(0u16, 1u16), (3, 1), (6, 0)] {
+            let mut frame = seed[..14 + header].to_vec();
+            if header == 20 {
+                frame[20..22].copy_from_slice(&(offset | more << 13).to_be_bytes());
+            } else {
+                let [high, low] = (offset << 3 | more).to_be_bytes();
+                frame.extend([frame[20], 0, high, low, 1, 2, 3, 4]);
+                frame[20] = 44;
+            }
+            let mut payload = seed[14 + header..].to_vec();
+            payload.resize(24, 0);
+            frame.extend(payload);
+            let counted = frame.len() - if header == 20 { 14 } else { 54 };
+            let bytes = u16::try_from(counted).unwrap().to_be_bytes();
+            for (place, byte) in length.into_iter().zip(bytes) {
+                frame[place] = byte;
+            }
+            frames.push(frame);
+        }
+    }
     frames
 }
 
@@ -238,10 +297,11 @@ fn newly_counted(program: &Program, before: &[u64]) -> Option<Reason> {
 /// Asks both, and compares.
 fn agree(program: Program, cases: u32) {
     let program = RefCell::new(program);
+    let datagrams = Datagrams::default();
     let cases = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(cases, |(frame in arbitrary())| {
         let mut program = program.borrow_mut();
-        let (outcome, expected) = on_the_host(&program, &frame);
+        let (outcome, expected) = on_the_host(&program, &datagrams, &frame);
         let counts = program.tables.counters.reasons();
         let before: Vec<u64> = counts.iter().map(|count| count.packets).collect();
         let (verdict, out) = program.run(&frame).unwrap();

@@ -292,17 +292,6 @@ fn more_extension_headers_than_are_read_pass_and_are_counted() {
 }
 
 #[test]
-fn fragments_pass() {
-    let mut program = program();
-    let plain = tcp(CLIENT, 1025, VIP, 80);
-    for (offset, more) in [(0, true), (1, false), (8191, true)] {
-        let chain = [(HOP_BY_HOP, padding(8)), fragment(offset, more)];
-        assert_passes_untouched(&mut program, &extended(&plain, &chain), "fragment");
-        assert_passes_untouched(&mut program, &extended(&plain, &chain[1..]), "fragment");
-    }
-}
-
-#[test]
 fn neighbour_discovery_and_other_icmp_reach_the_kernel() {
     let mut program = program();
     let builder =

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+mod any_fragments;
 mod arbitrary;
+mod fragments;
 mod icmp;
 mod ipv6;
 mod loading;

@@ -468,7 +468,7 @@ flows = "many"
              \"192.0.2.10\", without port or prefix length",
             "7:8: port: found 65536, expected a whole number from 0 to 65535",
             "8:1: unknown key \"weight\" in [[service]]; known are name, address, port, protocol, \
-             algorithm, affinity, forward, tunnel, ring, idle_timeout, on_empty, ping, slow_start, \
+             algorithm, affinity, fragments, forward, tunnel, ring, idle_timeout, on_empty, ping, slow_start, \
              panic_threshold, health, backend",
             "10:8: type: found \"htp\", expected \"tcp\", \"http\", \"https\", \"script\" or \
              \"none\"; did you mean \"http\"?",

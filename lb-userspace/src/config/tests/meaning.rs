@@ -41,6 +41,7 @@ fn defaults() {
             protocol: Protocol::Tcp,
             algorithm: Algorithm::Maglev,
             affinity: true,
+            fragments: Fragments::Follow,
             forward: Forward::L2,
             tunnel: Tunnel::default(),
             ring: 65_537,
