@@ -3,8 +3,8 @@
 use std::{
     os::fd::AsFd as _,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -43,16 +43,8 @@ pub(super) struct Load {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    latest: Mutex<Option<Made>>,
-}
-
-/// A flow that has been recorded.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Made {
-    /// Its number.
-    pub(super) flow: u32,
-    /// When its batch was done.
-    pub(super) at: Instant,
+    /// How many flows have been made.
+    made: AtomicU32,
 }
 
 impl Load {
@@ -70,17 +62,11 @@ impl Load {
         Ok(Self { port, shared, thread: Some(thread) })
     }
 
-    /// The latest flow.
-    pub(super) fn latest(&self) -> Result<Made> {
-        loop {
-            let latest = *self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(made) = latest {
-                return Ok(made);
-            }
-            let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            ensure!(!ended, "no flows could be made");
-            thread::sleep(BEAT);
-        }
+    /// The number of the latest flow.
+    pub(super) fn latest(&self) -> Result<u32> {
+        let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        ensure!(!ended, "no flows are made any more");
+        Ok(self.shared.made.load(Ordering::Relaxed))
     }
 
     /// A flow's key in the tables.
@@ -158,8 +144,7 @@ impl Maker {
                     )?;
                 }
                 made += number;
-                let latest = Made { flow: made, at: Instant::now() };
-                *shared.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(latest);
+                shared.made.store(made, Ordering::Relaxed);
             }
             thread::sleep(BEAT);
         }

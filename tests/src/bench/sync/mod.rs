@@ -21,10 +21,7 @@ use aya::maps::{HashMap, Map, MapData};
 use serde::Serialize;
 use weir::sync::Key;
 
-use self::{
-    load::{Load, Made},
-    strangers::Strangers,
-};
+use self::{load::Load, strangers::Strangers};
 use super::{generator::FIRST_VIP, quantile};
 use crate::{Balancer, Lab, Weir};
 
@@ -36,10 +33,15 @@ const PORT: u16 = 80;
 const AWAY: Duration = Duration::from_secs(10);
 /// Between two flows that are looked for.
 const LOOK: Duration = Duration::from_millis(20);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+/// Every so many flows, one may be looked for: so they are made among hundreds.
+const AHEAD: usize = 300;
 /// A flow that was not told by then was never told.
 const LOST: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Confirmed flows, as a balancer pins them.
+type Confirmed = HashMap<MapData, [u32; 6], [u32; 4]>;
 
 /// The report, as `--json` prints it.
 #[derive(Debug, Clone, Serialize)]
@@ -95,13 +97,13 @@ pub fn measure(weir: &Path, time: Duration, mut progress: impl FnMut(&str)) -> R
 
     let load = Load::start(first, PORT, RATE)?;
     progress(&format!("{RATE} flows a second for {time:?}"));
-    let quiet = look(&load, second, time)?;
+    let quiet = look(&load, [first, second], time)?;
     let told_anew = snapshots(&leader)?.saturating_sub(1);
 
     progress("with strangers at the port");
     let before = refused(&leader)?;
     let strangers = Strangers::start(&lab, stranger, &peers, weir)?;
-    let beside_strangers = look(&load, second, time / 2)?;
+    let beside_strangers = look(&load, [first, second], time / 2)?;
     let turned_away = refused(&leader)?.saturating_sub(before);
     drop(strangers);
 
@@ -146,18 +148,19 @@ fn configuration(lab: &Lab, balancer: &Balancer) -> String {
     text
 }
 
-/// Looks for the latest flow in the follower's table, over and over.
-fn look(load: &Load, follower: &Balancer, time: Duration) -> Result<Lag> {
-    let table = confirmed(follower)?;
+/// Looks for a flow that is made soon, in the leader's table and then in the follower's, over and
+/// over. What lies between two looks counts as lag.
+fn look(load: &Load, [leader, follower]: [&Balancer; 2], time: Duration) -> Result<Lag> {
+    let (here, there) = (confirmed(leader)?, confirmed(follower)?);
     let (end, mut waits) = (Instant::now() + time, Vec::new());
     while Instant::now() < end {
-        let Made { flow, at } = load.latest()?;
-        let key = load.key(flow);
-        while table.get(&key, 0).is_err() {
-            ensure!(at.elapsed() < LOST, "a flow is not told of within {LOST:?}");
-            thread::sleep(LOOK_AGAIN);
-        }
-        waits.push(at.elapsed().as_secs_f64() * 1e3);
+        let latest = load.latest()?;
+        // Of a batch that is just being made, some are there already.
+        let mut to_come = (latest + 1..).step_by(AHEAD).map(|flow| load.key(flow));
+        let key = to_come.find(|key| here.get(key, 0).is_err()).context("a flow to come")?;
+        let made = last_absent(&here, &key).context("a flow is not made")?;
+        last_absent(&there, &key).context("a flow is not told of")?;
+        waits.push(made.elapsed().as_secs_f64() * 1e3);
         thread::sleep(LOOK);
     }
     Ok(Lag {
@@ -168,8 +171,23 @@ fn look(load: &Load, follower: &Balancer, time: Duration) -> Result<Lag> {
     })
 }
 
+/// Waits until a flow is in a table; returns when it was looked for last and was not.
+fn last_absent(table: &Confirmed, key: &[u32; 6]) -> Result<Instant> {
+    let start = Instant::now();
+    let mut absent = start;
+    loop {
+        let now = Instant::now();
+        if table.get(key, 0).is_ok() {
+            return Ok(absent);
+        }
+        absent = now;
+        ensure!(start.elapsed() < LOST, "it is not in the table within {LOST:?}");
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
 /// A balancer's table of confirmed flows, as it is pinned.
-fn confirmed(balancer: &Balancer) -> Result<HashMap<MapData, [u32; 6], [u32; 4]>> {
+fn confirmed(balancer: &Balancer) -> Result<Confirmed> {
     let directories = std::fs::read_dir(balancer.pins()).context("read the pins")?;
     let mut tables = directories.flatten().map(|entry| entry.path().join("FLOWS"));
     let path = tables.find(|path| path.exists()).context("no table of flows is pinned")?;
