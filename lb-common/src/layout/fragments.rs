@@ -75,7 +75,7 @@ pub enum Part {
     New,
     /// With it, the datagram is whole.
     Completes,
-    /// Some of it has come before, or it lies beyond the end.
+    /// Some of it has come before, or something lies beyond the datagram's end.
     Overlaps,
 }
 
@@ -115,7 +115,7 @@ impl FragmentRecord {
         }
         for word in &self.seen {
             let (begins, ends) = bounds(word.load());
-            if from < ends && begins < to {
+            if (from < ends && begins < to) || (is_last && ends > to) {
                 return Part::Overlaps;
             }
         }
@@ -190,7 +190,8 @@ mod tests {
             for (from, length, is_last) in pieces {
                 let to = (from + length).min(60);
                 let part = record.add(from, to, is_last);
-                let beyond = model.end.is_some_and(|end| is_last || to > end);
+                let beyond = model.end.is_some_and(|end| is_last || to > end)
+                    || (is_last && model.seen >> to != 0);
                 if beyond || model.seen & bits(from, to) != 0 {
                     prop_assert_eq!(part, Part::Overlaps);
                     continue;
