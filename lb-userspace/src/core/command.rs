@@ -81,7 +81,7 @@ pub struct BackendChange {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// There is no such service.
-    #[error("there is no service {0:?}; `weir status` lists them")]
+    #[error("there is no service {0}; `weir status` lists them")]
     NoService(Name),
     /// There is no such backend.
     #[error("there is no backend {0}; `weir status` lists them")]
@@ -93,7 +93,7 @@ pub enum CommandError {
     #[error("{0}")]
     Invalid(String),
     /// There is no such VRRP instance.
-    #[error("there is no VRRP instance {0:?}; `weir status` lists them")]
+    #[error("there is no VRRP instance {0}; `weir status` lists them")]
     NoInstance(Name),
     /// It cannot be done as things are: the message says why and what would help.
     #[error("{0}")]
