@@ -33,7 +33,10 @@ const PORT: u16 = 80;
 const AWAY: Duration = Duration::from_secs(10);
 /// Between two flows that are looked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// What is not seen yet is looked for again: a flow in a table, and the follower's word that it has all,
+/// each of which costs it a request.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
+const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// Every so many flows, one may be looked for: so they are made among hundreds.
 const AHEAD: usize = 300;
 /// A flow that was not told by then was never told.
@@ -204,7 +207,7 @@ fn wait_until_whole(follower: &Weir) -> Result<()> {
             return Ok(());
         }
         ensure!(start.elapsed() < PATIENCE, "the follower has not the leader's tables: {sync:?}");
-        thread::sleep(LOOK_AGAIN);
+        thread::sleep(ASK_AGAIN);
     }
 }
 
