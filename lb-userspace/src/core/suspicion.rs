@@ -159,9 +159,8 @@ impl Core {
             let check = &service.spec.health;
             let window = window(check);
             for backend in service.backends.values_mut() {
-                let fell = matches!(backend.trouble, Trouble::Since(began) if fall.is_near(began, window))
-                    && !backend.state.serves()
-                    && backend.written.is_some();
+                let fails = backend.verdict(|began| fall.is_near(began, window)) == Some(true);
+                let fell = fails && !backend.state.serves() && backend.written.is_some();
                 if fell && check.kind != CheckKind::None && backend.failed_at <= ended {
                     backend.trouble = Trouble::Doubted(ended);
                     service.touched = true;
