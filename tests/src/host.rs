@@ -42,34 +42,40 @@ pub fn forward<T: Fragments>(
 
 /// The answer of a service without backends, if there is one.
 fn rejected(frame: &mut Vec<u8>) -> Reason {
-    let packet = Packet::new(frame);
-    let written = if flow::is_ipv6(&packet, is_ours) {
-        reject::plan_ipv6(&packet).map(|plan| answer(frame, &plan, reject::write_ipv6))
-    } else {
-        reject::plan_ipv4(&packet).map(|plan| answer(frame, &plan, reject::write_ipv4))
-    };
-    written.map_or(Reason::NoBackend, |()| Reason::Rejected)
+    let is_answered = answer(
+        frame,
+        [&reject::plan_ipv4, &reject::plan_ipv6],
+        [reject::write_ipv4, reject::write_ipv6],
+    );
+    if is_answered { Reason::Rejected } else { Reason::NoBackend }
 }
 
 /// The answer to a packet that does not fit its tunnel, if there is one.
 fn told(frame: &mut Vec<u8>, fits: u32) -> Reason {
-    let packet = Packet::new(frame);
-    let written = if flow::is_ipv6(&packet, is_ours) {
-        too_big::plan_ipv6(&packet, fits).map(|plan| answer(frame, &plan, too_big::write_ipv6))
-    } else {
-        too_big::plan_ipv4(&packet, fits).map(|plan| answer(frame, &plan, too_big::write_ipv4))
-    };
-    written.map_or(Reason::TooBig, |()| Reason::TooBigAnswered)
+    let is_answered = answer(
+        frame,
+        [&|packet| too_big::plan_ipv4(packet, fits), &|packet| too_big::plan_ipv6(packet, fits)],
+        [too_big::write_ipv4, too_big::write_ipv6],
+    );
+    if is_answered { Reason::TooBigAnswered } else { Reason::TooBig }
 }
 
+type Planning<'p, A> = dyn Fn(&Packet<'_>) -> Option<Plan<A>> + 'p;
+
+/// Plans and writes an answer in place, if there is one: the ways for IPv4 and for IPv6.
 fn answer<A>(
     frame: &mut Vec<u8>,
-    plan: &Plan<A>,
-    write: impl FnOnce(&mut Packet<'_>, &A) -> Option<()>,
-) {
+    plan: [&Planning<'_, A>; 2],
+    write: [fn(&mut Packet<'_>, &A) -> Option<()>; 2],
+) -> bool {
+    let packet = Packet::new(frame);
+    let version = usize::from(flow::is_ipv6(&packet, is_ours));
+    let Some(plan) = plan[version](&packet) else { return false };
     frame.splice(..0, std::iter::repeat_n(0, plan.before));
     frame.truncate(plan.length);
-    write(&mut Packet::new(frame), &plan.answer).expect("the frame is as long as the plan says");
+    let written = write[version](&mut Packet::new(frame), &plan.answer);
+    written.expect("the frame is as long as the plan says");
+    true
 }
 
 struct Leaving {
