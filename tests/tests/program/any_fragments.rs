@@ -3,8 +3,8 @@
 use weir_lab::program::{Program, Verdict, mac_of};
 
 use crate::{
-    fragments::{CUTS, KINDS, Kind, LENGTH, ORDERS, assert_dropped, assert_follows},
-    scene::{count, program_of},
+    fragments::{CUTS, KINDS, Kind, LENGTH, ORDERS, assert_follows},
+    scene::{assert_dropped, count, program_of},
 };
 
 const CONFIG: &str = r#"

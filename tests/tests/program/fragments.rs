@@ -9,7 +9,8 @@ use lb_common::{
 use weir_lab::program::{OWN_MAC, Program, Verdict};
 
 use crate::scene::{
-    CLIENT_MAC, assert_passes_untouched, count, open_tunnel, program_of, readdressed,
+    CLIENT, CLIENT_MAC, assert_dropped, assert_passes_untouched, open_tunnel, program_of,
+    readdressed,
 };
 
 const CONFIG: &str = r#"
@@ -62,7 +63,6 @@ ring = 1009
 health = { type = "none" }
 "#;
 
-const CLIENT: [u8; 4] = [198, 51, 100, 7];
 /// The last byte of the VIP that has services with backends.
 const VIP: u8 = 10;
 /// Bytes behind the IP header of the datagrams that are cut, and how: into three.
@@ -168,13 +168,6 @@ pub(crate) fn assert_follows(program: &mut Program, datagram: &Datagram, fragmen
     let backend = whole[..6].try_into().unwrap();
     let expected = (Verdict::Tx, readdressed(fragment, backend, OWN_MAC));
     assert_eq!(program.run(fragment).unwrap(), expected);
-}
-
-#[track_caller]
-pub(crate) fn assert_dropped(program: &mut Program, fragment: &[u8], reason: &str) {
-    let before = count(program, reason);
-    assert_eq!(program.run(fragment).unwrap(), (Verdict::Drop, fragment.to_vec()), "{reason}");
-    assert_eq!(count(program, reason), before + 1, "counted as {reason}");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use etherparse::{
 };
 use weir_lab::program::{OWN_MAC, Program, Verdict, mac_of};
 
-use crate::scene::{CLIENT_MAC, assert_passes_untouched, count, now, program_of, readdressed};
+use crate::scene::{
+    CLIENT, CLIENT_MAC, assert_passes_untouched, count, now, program_of, readdressed,
+};
 
 /// Every kind of service twice: once for each family.
 const CONFIG: &str = r#"
@@ -55,7 +57,6 @@ protocol = "udp"
 backend = [{ name = "a", address = "2001:db8:1::3" }, { name = "b", address = "2001:db8:1::4" }]
 "#;
 
-const CLIENT: [u8; 4] = [198, 51, 100, 7];
 /// Who reports the errors.
 const ROUTER: [u8; 4] = [203, 0, 113, 1];
 const VIP: [u8; 4] = [192, 0, 2, 10];

@@ -8,7 +8,7 @@ use etherparse::{
 use lb_common::pace::Bucket;
 use weir_lab::program::{OWN_MAC, Program, Verdict};
 
-use crate::scene::{CLIENT_MAC, count, program_of, readdressed, set_pace};
+use crate::scene::{CLIENT, CLIENT_MAC, assert_dropped, count, program_of, readdressed, set_pace};
 
 const CONFIG: &str = r#"
 [limits]
@@ -38,7 +38,6 @@ port = 53
 protocol = "udp"
 "#;
 
-const CLIENT: [u8; 4] = [198, 51, 100, 7];
 const VIP: [u8; 4] = [192, 0, 2, 30];
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0xC, 0, 0, 0, 0, 7);
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 0x30);
@@ -114,13 +113,6 @@ fn unreachable(ipv6: bool, about: &[u8]) -> Vec<u8> {
 fn assert_answered(program: &mut Program, frame: &[u8], answer: &[u8]) {
     let (verdict, out) = program.run(frame).unwrap();
     assert_eq!((verdict, out.as_slice()), (Verdict::Tx, answer));
-}
-
-#[track_caller]
-fn assert_dropped(program: &mut Program, frame: &[u8]) {
-    let before = count(program, "no_backend");
-    assert_eq!(program.run(frame).unwrap().0, Verdict::Drop);
-    assert_eq!(count(program, "no_backend"), before + 1);
 }
 
 #[test]
@@ -200,29 +192,33 @@ fn a_datagram_is_answered_with_port_unreachable() {
 fn resets_errors_and_what_comes_from_no_host_are_not_answered() {
     let mut program = program();
     for ipv6 in [false, true] {
-        assert_dropped(&mut program, &segment(ipv6, |tcp| tcp.rst = true, b""));
+        assert_dropped(&mut program, &segment(ipv6, |tcp| tcp.rst = true, b""), "no_backend");
         let both = |tcp: &mut TcpHeader| (tcp.rst, tcp.ack) = (true, true);
-        assert_dropped(&mut program, &segment(ipv6, both, b""));
+        assert_dropped(&mut program, &segment(ipv6, both, b""), "no_backend");
         let group = [0x01, 0, 0x5E, 0, 0, 1];
         let frame = segment(ipv6, |tcp| tcp.syn = true, b"");
-        assert_dropped(&mut program, &readdressed(&frame, OWN_MAC, group));
-        assert_dropped(&mut program, &readdressed(&datagram(ipv6, b"x"), OWN_MAC, group));
+        assert_dropped(&mut program, &readdressed(&frame, OWN_MAC, group), "no_backend");
+        assert_dropped(
+            &mut program,
+            &readdressed(&datagram(ipv6, b"x"), OWN_MAC, group),
+            "no_backend",
+        );
         // A header that claims to be longer than the segment.
         let mut frame = frame;
         let offset = frame.len() - 8;
         frame[offset] = 0x60;
-        assert_dropped(&mut program, &frame);
+        assert_dropped(&mut program, &frame, "no_backend");
     }
     for source in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4], VIP] {
         for mut frame in [segment(false, |tcp| tcp.syn = true, b""), datagram(false, b"x")] {
             frame[26..30].copy_from_slice(&source);
-            assert_dropped(&mut program, &frame);
+            assert_dropped(&mut program, &frame, "no_backend");
         }
     }
     for source in [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST, "ff02::1".parse().unwrap(), VIP6] {
         for mut frame in [segment(true, |tcp| tcp.syn = true, b""), datagram(true, b"x")] {
             frame[22..38].copy_from_slice(&source.octets());
-            assert_dropped(&mut program, &frame);
+            assert_dropped(&mut program, &frame, "no_backend");
         }
     }
     let answer = unreachable(false, &datagram(false, b"x"));
@@ -231,7 +227,7 @@ fn resets_errors_and_what_comes_from_no_host_are_not_answered() {
     error[26..34].rotate_left(4);
     error[54..62].rotate_left(4);
     error[62..66].rotate_left(2);
-    assert_dropped(&mut program, &error);
+    assert_dropped(&mut program, &error, "no_backend");
     assert_eq!(count(&program, "rejected"), 0);
 }
 

@@ -170,6 +170,13 @@ pub(crate) fn assert_passes_untouched(program: &mut Program, frame: &[u8], reaso
     assert_eq!(count(program, reason), before + 1, "counted as {reason}");
 }
 
+#[track_caller]
+pub(crate) fn assert_dropped(program: &mut Program, frame: &[u8], reason: &str) {
+    let before = count(program, reason);
+    assert_eq!(program.run(frame).unwrap(), (Verdict::Drop, frame.to_vec()), "{reason}");
+    assert_eq!(count(program, reason), before + 1, "counted as {reason}");
+}
+
 pub(crate) fn count(program: &Program, reason: &str) -> u64 {
     let counts = program.tables.counters.reasons();
     counts.iter().find(|c| c.reason.name() == reason).expect("a known reason").packets

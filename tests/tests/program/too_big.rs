@@ -11,11 +11,10 @@ use lb_common::{
 use weir_lab::program::{OWN_MAC, Program, Verdict};
 
 use crate::{
-    scene::{CLIENT_MAC, count, open_tunnel, readdressed, set_pace},
+    scene::{CLIENT, CLIENT_MAC, assert_dropped, count, open_tunnel, readdressed, set_pace},
     tunnel::{VIP, VIP6, frame, kinds, program, tunnel},
 };
 
-const CLIENT: [u8; 4] = [198, 51, 100, 7];
 const CLIENT6: [u8; 16] = [7; 16];
 
 /// A frame of TCP whose IP packet is so long.
@@ -65,13 +64,6 @@ fn assert_told(program: &mut Program, frame: &[u8], answer: &[u8]) {
     assert_eq!(count(program, "too_big_answered"), before + 1);
 }
 
-#[track_caller]
-fn assert_dropped(program: &mut Program, frame: &[u8]) {
-    let before = count(program, "too_big");
-    assert_eq!(program.run(frame).unwrap(), (Verdict::Drop, frame.to_vec()));
-    assert_eq!(count(program, "too_big"), before + 1);
-}
-
 #[test]
 fn the_sender_is_told_what_fits() {
     let mut program = program();
@@ -108,7 +100,7 @@ fn the_quote_is_as_long_as_the_rfcs_ask() {
     // No link carries less.
     let smallest = sized(false, 68);
     narrow(&program, kind, 67);
-    assert_dropped(&mut program, &smallest);
+    assert_dropped(&mut program, &smallest, "too_big");
 }
 
 #[test]
@@ -121,7 +113,7 @@ fn nobody_is_asked_for_less_than_every_link_of_ipv6_carries() {
             assert_told(&mut program, &frame, &packet_too_big(&frame, told));
         }
         narrow(&program, kind, 1279);
-        assert_dropped(&mut program, &sized(true, 1280));
+        assert_dropped(&mut program, &sized(true, 1280), "too_big");
     }
 }
 
@@ -132,20 +124,24 @@ fn what_may_be_cut_and_what_comes_from_no_host_is_not_answered() {
     let (four, six) = (sized(false, 1300), sized(true, 1300));
     let mut may_be_cut = four.clone();
     may_be_cut[20] = 0;
-    assert_dropped(&mut program, &may_be_cut);
+    assert_dropped(&mut program, &may_be_cut, "too_big");
     for frame in [&four, &six] {
-        assert_dropped(&mut program, &readdressed(frame, OWN_MAC, [0x01, 0, 0x5E, 0, 0, 1]));
+        assert_dropped(
+            &mut program,
+            &readdressed(frame, OWN_MAC, [0x01, 0, 0x5E, 0, 0, 1]),
+            "too_big",
+        );
     }
     for source in [[0; 4], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4], VIP] {
         let mut frame = four.clone();
         frame[26..30].copy_from_slice(&source);
-        assert_dropped(&mut program, &frame);
+        assert_dropped(&mut program, &frame, "too_big");
     }
     let multicast: Ipv6Addr = "ff02::1".parse().unwrap();
     for source in [Ipv6Addr::UNSPECIFIED, Ipv6Addr::LOCALHOST, multicast, VIP6.into()] {
         let mut frame = six.clone();
         frame[22..38].copy_from_slice(&source.octets());
-        assert_dropped(&mut program, &frame);
+        assert_dropped(&mut program, &frame, "too_big");
     }
     assert_eq!(count(&program, "too_big_answered"), 0);
 }
@@ -165,7 +161,7 @@ fn errors_are_not_answered() {
         .icmpv4(Icmpv4Type::DestinationUnreachable(kind))
         .write(&mut error, &quote)
         .unwrap();
-    assert_dropped(&mut program, &error);
+    assert_dropped(&mut program, &error, "too_big");
     let mut quote = sized(true, 1400)[14..].to_vec();
     quote[8..40].rotate_left(16);
     quote[40..44].rotate_left(2);
@@ -175,7 +171,7 @@ fn errors_are_not_answered() {
         .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1400 })
         .write(&mut error, &quote)
         .unwrap();
-    assert_dropped(&mut program, &error);
+    assert_dropped(&mut program, &error, "too_big");
     assert_eq!(count(&program, "too_big_answered"), 0);
 }
 
@@ -186,7 +182,7 @@ fn more_than_the_rate_are_dropped_and_rejections_are_not_among_them() {
     let frames = [sized(false, 1300), sized(true, 1300)];
     set_pace(&program, Bucket::TooBig, u64::MAX / 2);
     for frame in &frames {
-        assert_dropped(&mut program, frame);
+        assert_dropped(&mut program, frame, "too_big");
     }
     set_pace(&program, Bucket::TooBig, 0);
     set_pace(&program, Bucket::Rejected, u64::MAX / 2);
