@@ -31,6 +31,8 @@ pub(crate) const UDP: u8 = IpProto::Udp as u8;
 pub(crate) const ICMP: u8 = IpProto::Icmp as u8;
 /// "More fragments" and the fragment offset (RFC 791 section 3.1): either makes a fragment.
 const FRAGMENT_MASK: u16 = 0x3FFF;
+/// The fragment offset alone (RFC 791 section 3.1).
+pub(crate) const OFFSET_MASK: u16 = 0x1FFF;
 /// The flags byte of a TCP header (RFC 9293 section 3.1).
 const TCP_FLAGS_OFFSET: usize = 13;
 

@@ -21,12 +21,12 @@
 
 use core::ops::Deref;
 
-use network_types::ip::Ipv4Hdr;
+use network_types::{ip::Ipv4Hdr, tcp::TcpHdr};
 
 use crate::{
     flow::{
-        ETHERNET_LENGTH, FRAGMENT, Flow, IPV6_HEADER, IPV6_OFFSET_MASK, TCP, TcpFlags, Transport,
-        parse_transport, skip_extensions, to_fragment_header, words,
+        ETHERNET_LENGTH, FRAGMENT, Flow, IPV6_HEADER, IPV6_OFFSET_MASK, OFFSET_MASK, TCP, TcpFlags,
+        Transport, parse_transport, skip_extensions, to_fragment_header, words,
     },
     layout::{FragmentKey, FragmentRecord, Part, ServiceKey},
     packet::{ExtensionHead, Ipv6Head, Packet},
@@ -42,8 +42,7 @@ pub const LIFETIME: u32 = 15;
 const UNIT: u32 = 8;
 /// The longest datagram in bytes; of IPv6, what follows the fixed header.
 const LONGEST: u32 = 65_535;
-/// Fragment offset, and "more fragments" (RFC 791 section 3.1).
-const OFFSET_MASK: u16 = 0x1FFF;
+/// "More fragments" (RFC 791 section 3.1).
 const MORE: u16 = 0x2000;
 /// The same in IPv6's fragment header (RFC 8200 section 4.5), whose offset stands for bytes as it is.
 const MORE_IPV6: u16 = 1;
@@ -212,7 +211,7 @@ impl<K: Fn(u16, u8) -> ServiceKey> Fragment<K> {
     /// one holds: a port or a flag might be written over (RFC 3128).
     #[inline(always)]
     const fn is_odd_behind(&self, protocol: u8) -> bool {
-        let header = if protocol == TCP { 20 } else { UNIT };
+        let header = if protocol == TCP { TcpHdr::LEN as u32 } else { UNIT };
         self.offset < header || self.is_odd()
     }
 

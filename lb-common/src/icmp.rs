@@ -17,8 +17,8 @@ use network_types::ip::Ipv4Hdr;
 pub use self::echo::{PingFrame, PingFrame6, answer_ipv4, answer_ipv6};
 use crate::{
     flow::{
-        ETHERNET_LENGTH, Flow, ICMP, ICMPV6, IPV6_HEADER, TCP, TcpFlags, UDP, skip_extensions,
-        words,
+        ETHERNET_LENGTH, Flow, ICMP, ICMPV6, IPV6_HEADER, OFFSET_MASK, TCP, TcpFlags, UDP,
+        skip_extensions, words,
     },
     layout::ServiceKey,
     packet::{Ipv6Head, Packet},
@@ -30,8 +30,6 @@ use crate::{
 pub const HEADER: usize = 8;
 /// Where the message lies behind an IPv6 header.
 const MESSAGE_OF_IPV6: usize = ETHERNET_LENGTH + IPV6_HEADER;
-/// The fragment offset (RFC 791 section 3.1).
-const OFFSET_MASK: u16 = 0x1FFF;
 
 /// A message that may be for a VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use lb_common::{
     reason::Reason,
 };
 
-use crate::maps;
+use crate::{forward::refuse, maps};
 
 /// What a packet is counted as.
 #[derive(Clone, Copy)]
@@ -30,9 +30,22 @@ pub(crate) struct Reasons {
     pub(crate) limited: Reason,
 }
 
-/// Makes the frame what the plan says, and has the answer written.
+/// Makes the frame what the plan says, has the answer written, and counts what became of it.
 #[inline(always)]
 pub(crate) fn answer<A>(
+    ctx: *mut xdp_md,
+    packet: &Packet<'_>,
+    plan: Option<Plan<A>>,
+    write: impl FnOnce(&mut Packet<'_>, &A) -> Option<()>,
+    bucket: Bucket,
+    reasons: Reasons,
+) -> u32 {
+    let reason = outcome(ctx, packet, plan, write, bucket, reasons);
+    refuse(&XdpContext::new(ctx), reason)
+}
+
+#[inline(always)]
+fn outcome<A>(
     ctx: *mut xdp_md,
     packet: &Packet<'_>,
     plan: Option<Plan<A>>,

@@ -3,10 +3,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{pace::Bucket, packet::Packet, reason::Reason, too_big};
 
-use crate::{
-    answer::{Reasons, answer},
-    forward::refuse,
-};
+use crate::answer::{Reasons, answer};
 
 const REASONS: Reasons = Reasons {
     answered: Reason::TooBigAnswered,
@@ -21,8 +18,7 @@ pub(crate) fn ipv4(ctx: *mut xdp_md, fits: u32) -> u32 {
     // SAFETY: the context's bounds are the frame's, and nothing else touches it.
     let packet = unsafe { Packet::from_bounds(context.data(), context.data_end()) };
     let plan = too_big::plan_ipv4(&packet, fits);
-    let reason = answer(ctx, &packet, plan, too_big::write_ipv4, Bucket::TooBig, REASONS);
-    refuse(&context, reason)
+    answer(ctx, &packet, plan, too_big::write_ipv4, Bucket::TooBig, REASONS)
 }
 
 /// The same of IPv6.
@@ -32,6 +28,5 @@ pub(crate) fn ipv6(ctx: *mut xdp_md, fits: u32) -> u32 {
     // SAFETY: as above.
     let packet = unsafe { Packet::from_bounds(context.data(), context.data_end()) };
     let plan = too_big::plan_ipv6(&packet, fits);
-    let reason = answer(ctx, &packet, plan, too_big::write_ipv6, Bucket::TooBig, REASONS);
-    refuse(&context, reason)
+    answer(ctx, &packet, plan, too_big::write_ipv6, Bucket::TooBig, REASONS)
 }

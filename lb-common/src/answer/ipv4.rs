@@ -5,13 +5,11 @@ use network_types::ip::Ipv4Hdr;
 use super::{Asked, HOPS, Version, ethernet_back, is_one_machine, may_go_to, source_of};
 use crate::{
     checksum::Sum,
-    flow::{ETHER_TYPE_IPV4, ETHERNET_LENGTH, ICMP},
+    flow::{ETHER_TYPE_IPV4, ETHERNET_LENGTH, ICMP, OFFSET_MASK},
     packet::Packet,
 };
 
 const HEADER: usize = Ipv4Hdr::LEN;
-/// The fragment offset (RFC 791 section 3.1).
-const OFFSET_MASK: u16 = 0x1FFF;
 
 /// IPv4.
 #[derive(Debug, Clone, Copy)]
