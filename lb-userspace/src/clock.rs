@@ -1,6 +1,9 @@
-//! The daemon's one clock: the core has none of its own, so every edge stamps what it saw.
+//! The daemon's one clock: the core has none of its own, so every edge stamps what it saw. And the
+//! beat by which what is repeated is.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::core::Now;
 
@@ -21,6 +24,18 @@ impl Clock {
     pub fn now(&self) -> Now {
         Now { monotonic: self.started.elapsed(), wall: SystemTime::now() }
     }
+}
+
+/// Ticks at once, and then each time that a period has gone by: after a late tick, its whole period, so
+/// that what was missed is not made up for in a burst.
+///
+/// # Panics
+///
+/// The period is zero, or there is no runtime.
+pub fn every(period: Duration) -> Interval {
+    let mut beat = interval(period);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
 }
 
 #[cfg(test)]

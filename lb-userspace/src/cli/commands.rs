@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     backend_setup,
+    clock::every,
     config::{self, DEFAULT_SOCKET, Name},
     control::Done,
     core::{BackendChange, ExplainRequest, Status},
@@ -207,8 +208,7 @@ async fn watch_status(
     interval: Duration,
 ) -> anyhow::Result<()> {
     let style = Style::of_stdout();
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = every(interval);
     let mut before: Option<(Status, Instant)> = None;
     loop {
         ticks.tick().await;

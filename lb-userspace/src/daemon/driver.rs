@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tracing::{error, info, warn};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     admin::Metrics,
-    clock::Clock,
+    clock::{Clock, every},
     config::Config,
     control::{EventLog, Request},
     core::{
@@ -116,10 +116,7 @@ impl Daemon {
     /// Works until a signal says stop.
     pub(super) async fn run(&mut self) {
         tell_systemd(&[sd_notify::NotifyState::Ready]);
-        let mut watchdog = interval(WATCHDOG);
-        watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut watchdog, mut sweep) = (every(WATCHDOG), every(SWEEP));
         while !self.stopping {
             tokio::select! {
                 _ = sweep.tick() => self.sweep(),

@@ -13,15 +13,13 @@ use std::{
 };
 
 use anyhow::Result;
-use tokio::{
-    sync::mpsc,
-    time::{Interval, MissedTickBehavior, interval},
-};
+use tokio::{sync::mpsc, time::Interval};
 use tracing::warn;
 
 use self::{apart::Apart, feed::Feed, flows::Seen};
 use super::driver::Daemon;
 use crate::{
+    clock::every,
     config::{Config, Name},
     core::{
         EventKind, KernelFlow, PeerStatus, SyncRole, SyncStatus, Write, without_outrun_openings,
@@ -123,8 +121,6 @@ impl Replication {
         };
         let connections = Connections::start(sync, key).await?;
         let lines = compare::lines(config);
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Some(Self {
             peers: Peers::new(node, rand::random(), None, now),
             connections,
@@ -132,7 +128,7 @@ impl Replication {
             links: HashMap::new(),
             recorded,
             seen: Seen::new(),
-            ticks,
+            ticks: every(TICK),
             dumps: mpsc::channel(DUMPS_MAX),
             config_hash: compare::hash(&lines),
             lines,

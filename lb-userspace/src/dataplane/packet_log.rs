@@ -10,8 +10,10 @@ use aya::Ebpf;
 use aya_log::EbpfLogger;
 use lb_common::{reason::Reason, steer::Why};
 use log::{Log, Metadata, Record};
-use tokio::{task::JoinHandle, time};
+use tokio::task::JoinHandle;
 use tracing::{Level, debug, enabled, trace, warn};
+
+use crate::clock::every;
 
 /// The target in the log's filter.
 pub const PACKET_LOG: &str = "packet";
@@ -56,8 +58,7 @@ impl Drop for PacketLog {
 }
 
 async fn read(mut logger: EbpfLogger<Lines>) {
-    let mut looks = time::interval(PAUSE);
-    looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut looks = every(PAUSE);
     loop {
         looks.tick().await;
         logger.flush();

@@ -9,10 +9,9 @@ use std::{
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
-    time::{MissedTickBehavior, interval},
 };
 
-use crate::{config::TrackScript, health};
+use crate::{clock::every, config::TrackScript, health};
 
 /// The programs that run; dropping it ends them.
 #[derive(Debug)]
@@ -56,8 +55,7 @@ impl Drop for Scripts {
 async fn repeat(script: TrackScript, reports: mpsc::Sender<(TrackScript, bool)>) {
     // One at a time, also if one cannot even be killed.
     let turns = Arc::new(Semaphore::new(1));
-    let mut beat = interval(script.interval.max(Duration::from_millis(1)));
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beat = every(script.interval.max(Duration::from_millis(1)));
     let mut verdict = Verdict::default();
     loop {
         beat.tick().await;

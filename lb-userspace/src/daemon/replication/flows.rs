@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval};
 use tracing::error;
 
 use super::{Replication, SessionId};
-use crate::{core::KernelFlow, daemon::driver::Daemon, dataplane::kernel_seconds, sync::packet};
+use crate::{
+    clock::every, core::KernelFlow, daemon::driver::Daemon, dataplane::kernel_seconds, sync::packet,
+};
 
 /// How often some of the flows that a sweep found are said.
 const TURN: Duration = Duration::from_millis(10);
@@ -76,9 +78,8 @@ impl Replication {
 
 impl Seen {
     pub(super) fn new() -> Self {
-        let mut turns = interval(TURN);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { flows: Vec::new().into_iter(), each: 0, turns, swept: Instant::now() }
+        let (flows, turns) = (Vec::new().into_iter(), every(TURN));
+        Self { flows, each: 0, turns, swept: Instant::now() }
     }
 
     /// Takes what a sweep found; returns what is left of the one before.
