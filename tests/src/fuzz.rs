@@ -138,9 +138,7 @@ pub fn xdp(data: &[u8]) {
             tables.confirmed.borrow_mut().clear();
             tables.half_open.borrow_mut().clear();
         }
-        if tables.datagrams.borrow().len() > RECORDS_MAX {
-            tables.datagrams.borrow_mut().clear();
-        }
+        tables.datagrams.limit(RECORDS_MAX);
         // It makes sure itself that what is not forwarded is as it came.
         if let (Ok(interface), frame) = host::forward(tables, &PARAMETERS, data) {
             assert_eq!(interface, 3);

@@ -18,13 +18,15 @@
 //! [`lab`] builds the network, drawn in `topology.rs`, out of [`namespace`]s and [`process`]es;
 //! [`backend`], [`client`] and [`weir`] are what runs in it; [`mod@hold`] keeps connections open
 //! through what happens to them; [`xdp`] makes veth pairs carry what XDP programs send. Without a
-//! network, [`program`] runs the real XDP program packet by packet, and [`mod@bench`] times it.
+//! network, [`program`] runs the real XDP program packet by packet, [`host`] the same rules here
+//! ([`datagrams`] for its table of fragments), and [`mod@bench`] times it.
 //! [`features`] tells what of Weir this kernel can do; [`fuzz`] has the readers of bytes from outside,
 //! for made-up ones; [`pktgen`] measures beside what else forwards.
 
 pub mod backend;
 pub mod bench;
 pub mod client;
+pub mod datagrams;
 pub mod failover;
 pub mod features;
 pub mod fuzz;

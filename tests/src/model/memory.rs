@@ -20,6 +20,7 @@ use lb_common::{
 use weir::core::places::Place;
 
 use super::{BACKENDS, PARAMETERS, Protocol, SPAN, TURNS};
+use crate::datagrams::Datagrams;
 
 /// Tables in memory.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(crate) struct Memory {
     pub(crate) loads: Vec<Load>,
     pub(crate) half_open: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
     pub(crate) confirmed: RefCell<HashMap<FlowKey, Rc<FlowRecord>>>,
-    pub(crate) datagrams: RefCell<HashMap<FragmentKey, Rc<FragmentRecord>>>,
+    pub(crate) datagrams: Datagrams,
     pub(crate) now: Cell<Duration>,
     /// A packet that another CPU steers once this one has looked for a confirmed record in vain.
     pub(crate) meanwhile: Cell<Option<Flow>>,
@@ -55,7 +56,7 @@ impl Memory {
             loads: (0..BACKENDS).map(|_| Load::default()).collect(),
             half_open: RefCell::default(),
             confirmed: RefCell::default(),
-            datagrams: RefCell::default(),
+            datagrams: Datagrams::default(),
             now: Cell::new(Duration::from_secs(1000)),
             meanwhile: Cell::new(None),
             overlapped: Cell::new(false),
@@ -157,15 +158,15 @@ impl Fragments for Memory {
     type Datagram<'t> = Rc<FragmentRecord>;
 
     fn datagram(&self, key: &FragmentKey) -> Option<Rc<FragmentRecord>> {
-        self.datagrams.borrow().get(key).cloned()
+        self.datagrams.find(key)
     }
 
     fn learn(&self, key: &FragmentKey, record: &FragmentRecord) {
-        self.datagrams.borrow_mut().insert(*key, Rc::new(record.copied()));
+        self.datagrams.learn(key, record);
     }
 
     fn forget_datagram(&self, key: &FragmentKey) {
-        self.datagrams.borrow_mut().remove(key);
+        self.datagrams.forget(key);
     }
 }
 

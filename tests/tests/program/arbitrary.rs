@@ -1,7 +1,7 @@
 //! Arbitrary packets: the program in the kernel does with each what the same rules do on the host,
 //! and neither changes a packet that it does not forward, nor more of it than it should.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep, icmpv4};
 use lb_common::{
@@ -17,6 +17,7 @@ use lb_common::{
 use nix::time::{ClockId, clock_gettime};
 use proptest::{collection::vec, prelude::*};
 use weir_lab::{
+    datagrams::Datagrams,
     host,
     program::{INGRESS, OWN_MAC, Program, Verdict},
 };
@@ -61,8 +62,6 @@ on_empty = "reject"
 "#;
 
 const VIP6: [u8; 16] = [0x20, 0x01, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
-
-type Datagrams = RefCell<HashMap<FragmentKey, Rc<FragmentRecord>>>;
 
 /// The kernel's tables as they are on the host, without flows' records, and with others of datagrams.
 struct Host<'t>(&'t dyn Tables, &'t Datagrams);
@@ -128,15 +127,15 @@ impl Fragments for Host<'_> {
         Self: 't;
 
     fn datagram(&self, key: &FragmentKey) -> Option<Rc<FragmentRecord>> {
-        self.1.borrow().get(key).cloned()
+        self.1.find(key)
     }
 
     fn learn(&self, key: &FragmentKey, record: &FragmentRecord) {
-        self.1.borrow_mut().insert(*key, Rc::new(record.copied()));
+        self.1.learn(key, record);
     }
 
     fn forget_datagram(&self, key: &FragmentKey) {
-        self.1.borrow_mut().remove(key);
+        self.1.forget(key);
     }
 }
 
