@@ -10,8 +10,9 @@
 //! The suspicion ends when
 //!
 //! - at most half of them still fail; or
-//! - some check begun since has passed, so that this machine does reach someone, and those that
-//!   fail have had time to fail `fall` times more: then they are believed.
+//! - this machine reaches someone again, and has done so for as long as those that fail need to fail
+//!   `fall` times more: then they are believed. What failed before anybody was reached says nothing
+//!   of them: after a long cut the first check that gets through is one of many, the others follow.
 //!
 //! Those that still fail then go down as usual. While nothing answers, the suspicion stays.
 //!
@@ -59,10 +60,18 @@ pub(super) struct Suspicion {
     since: Duration,
     /// Who began to fail from here on is kept.
     from: Duration,
-    /// When those that fail have had the time to fail `fall` times more.
+    /// How long those that fail need to fail `fall` times more.
     patience: Duration,
-    /// Whether a check that began since has passed.
-    reached: bool,
+    /// Since when checks pass again.
+    reach: Option<Reach>,
+}
+
+/// The time for which this machine has reached someone: when the first check that passed began, and
+/// the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reach {
+    first: Duration,
+    latest: Duration,
 }
 
 /// A backend that just went down: when it began to fail, and how far from that others count.
@@ -88,11 +97,12 @@ impl Core {
 
     /// Takes note of a check that passed while the machine is suspected.
     pub(super) fn reaches_someone(&mut self, report: &HealthReport) {
+        let started = report.started.monotonic;
         if let Some(suspicion) = &mut self.suspicion
             && report.outcome.is_ok()
-            && report.started.monotonic > suspicion.since
+            && started > suspicion.since
         {
-            suspicion.reached = true;
+            suspicion.reaches(started);
         }
     }
 
@@ -123,7 +133,8 @@ impl Core {
     /// Takes over the suspicion of the run before.
     pub(super) fn adopt_suspicion(&mut self) {
         let now = self.now;
-        self.suspicion = Some(Suspicion { since: now, from: now, patience: now, reached: false });
+        self.suspicion =
+            Some(Suspicion { since: now, from: now, patience: Duration::ZERO, reach: None });
         self.include_doubted(now);
         self.prolong_patience();
     }
@@ -144,7 +155,7 @@ impl Core {
             return false;
         }
         let since = self.now;
-        self.suspicion = Some(Suspicion { since, from, patience: since, reached: false });
+        self.suspicion = Some(Suspicion { since, from, patience: Duration::ZERO, reach: None });
         self.include_doubted(from);
         self.prolong_patience();
         let (failing, servers) = (as_u32(tally.failing), as_u32(tally.servers));
@@ -231,7 +242,7 @@ impl Core {
         };
         let again = |check: &HealthCheck| check.interval * check.fall + check.timeout;
         let slowest = self.services.values().filter(failing).map(|s| again(&s.spec.health)).max();
-        suspicion.patience = suspicion.since + slowest.unwrap_or_default();
+        suspicion.patience = slowest.unwrap_or_default();
     }
 
     /// Counts servers; `verdict` says whether a backend fails, given the window of its own checks, or
@@ -270,9 +281,19 @@ impl Tally {
 // === impl Suspicion ===
 
 impl Suspicion {
-    /// Whether this machine reaches someone, and who fails has had the time to recover.
+    /// A check that began at `started` has passed. If none had for long, it is the first anew.
+    fn reaches(&mut self, started: Duration) {
+        let reach = self.reach.filter(|reach| started <= reach.latest + self.patience);
+        let first = reach.map_or(started, |reach| reach.first);
+        let latest = reach.map_or(started, |reach| reach.latest.max(started));
+        self.reach = Some(Reach { first, latest });
+    }
+
+    /// Whether this machine reaches someone, and who fails has had the time to recover since.
     fn is_over(&self, now: Duration) -> bool {
-        self.reached && now >= self.patience
+        self.reach.is_some_and(|reach| {
+            now >= reach.first + self.patience && now <= reach.latest + self.patience
+        })
     }
 
     /// Whether a backend keeps its place in spite of its failures.

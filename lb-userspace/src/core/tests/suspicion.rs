@@ -111,12 +111,44 @@ fn those_that_fail_on_while_others_answer_are_believed() {
     assert!(world.core.machine_suspected(), "two of three");
     world.check(&id("web", "c"), true);
     assert_eq!(world.ways(WEB), [Ok(A), Ok(B), Ok(C)].into(), "they may still come back");
-    world.pass(PATIENCE);
+    for _ in 0..PATIENCE {
+        world.pass(1);
+        world.check(&id("web", "c"), true);
+    }
     assert!(!world.core.machine_suspected());
     assert_eq!(world.ways(WEB), [Ok(C)].into());
     // Known failures are no news, however often they are confirmed.
     fail_together(&mut world, &["a", "b"]);
     assert!(!world.core.machine_suspected());
+    world.check_invariants();
+}
+
+#[test]
+fn who_answers_first_after_a_long_cut_does_not_condemn_the_others() {
+    let mut world = World::up(&[CALM]);
+    let before = (ways(&world), lives(&world));
+    fail_together(&mut world, &["a", "b", "c"]);
+    world.pass(10 * PATIENCE);
+    for backend in ["a", "b", "c", "c", "b", "a"] {
+        world.check(&id("web", backend), true);
+        assert_eq!((ways(&world), lives(&world)), before, "after {backend}");
+    }
+    assert!(!world.core.machine_suspected());
+    world.check_invariants();
+}
+
+#[test]
+fn an_answer_long_ago_condemns_nobody() {
+    let mut world = World::up(&[CALM]);
+    let before = ways(&world);
+    fail_together(&mut world, &["a", "b", "c"]);
+    world.pass(1);
+    world.check(&id("web", "c"), true);
+    // Nobody is reached any more when the time would be up.
+    world.pass(10 * PATIENCE);
+    fail_together(&mut world, &["a", "b", "c"]);
+    assert!(world.core.machine_suspected());
+    assert_eq!(ways(&world), before);
     world.check_invariants();
 }
 
