@@ -132,11 +132,7 @@ impl Core {
 
     /// Takes over the suspicion of the run before.
     pub(super) fn adopt_suspicion(&mut self) {
-        let now = self.now;
-        self.suspicion =
-            Some(Suspicion { since: now, from: now, patience: Duration::ZERO, reach: None });
-        self.include_doubted(now);
-        self.prolong_patience();
+        self.suspect(self.now);
     }
 
     /// Returns whether it has begun.
@@ -154,10 +150,7 @@ impl Core {
         if !tally.is_majority() {
             return false;
         }
-        let since = self.now;
-        self.suspicion = Some(Suspicion { since, from, patience: Duration::ZERO, reach: None });
-        self.include_doubted(from);
-        self.prolong_patience();
+        self.suspect(from);
         let (failing, servers) = (as_u32(tally.failing), as_u32(tally.servers));
         self.suspicion_changed(EventKind::MachineSuspected { failing, servers });
         true
@@ -219,13 +212,16 @@ impl Core {
         self.suspicion_changed(EventKind::MachineTrusted { why });
     }
 
-    /// Whoever is still doubted from the suspicion before belongs to this one.
-    fn include_doubted(&mut self, from: Duration) {
+    /// Suspects this machine from now on, and keeps who began to fail since `from`, and whoever is still
+    /// doubted from the suspicion before.
+    fn suspect(&mut self, from: Duration) {
         for backend in self.services.values_mut().flat_map(|s| s.backends.values_mut()) {
             if matches!(backend.trouble, Trouble::Doubted(_)) {
                 backend.trouble = Trouble::Since(from);
             }
         }
+        let patience = self.patience();
+        self.suspicion = Some(Suspicion { since: self.now, from, patience, reach: None });
     }
 
     fn suspicion_changed(&mut self, kind: EventKind) {
@@ -234,15 +230,14 @@ impl Core {
         self.actions.push(Action::Event(kind, None));
     }
 
-    /// Waits for the slowest of those that fail now.
-    fn prolong_patience(&mut self) {
-        let Some(suspicion) = &mut self.suspicion else { return };
+    /// How long the slowest of those that fail now needs to fail `fall` times more.
+    fn patience(&self) -> Duration {
         let failing = |service: &&Service| {
             service.backends.values().any(|backend| backend.trouble != Trouble::None)
         };
         let again = |check: &HealthCheck| check.interval * check.fall + check.timeout;
-        let slowest = self.services.values().filter(failing).map(|s| again(&s.spec.health)).max();
-        suspicion.patience = slowest.unwrap_or_default();
+        let failing = self.services.values().filter(failing);
+        failing.map(|service| again(&service.spec.health)).max().unwrap_or_default()
     }
 
     /// Counts servers; `verdict` says whether a backend fails, given the window of its own checks, or
@@ -283,10 +278,12 @@ impl Tally {
 impl Suspicion {
     /// A check that began at `started` has passed. If none had for long, it is the first anew.
     fn reaches(&mut self, started: Duration) {
-        let reach = self.reach.filter(|reach| started <= reach.latest + self.patience);
-        let first = reach.map_or(started, |reach| reach.first);
-        let latest = reach.map_or(started, |reach| reach.latest.max(started));
-        self.reach = Some(Reach { first, latest });
+        match &mut self.reach {
+            Some(reach) if started <= reach.latest + self.patience => {
+                reach.latest = reach.latest.max(started);
+            }
+            reach => *reach = Some(Reach { first: started, latest: started }),
+        }
     }
 
     /// Whether this machine reaches someone, and who fails has had the time to recover since.
